@@ -1,0 +1,1 @@
+"""What the studio computes. Nothing in here imports Qt."""

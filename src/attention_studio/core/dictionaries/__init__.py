@@ -1,0 +1,1 @@
+"""Sparse dictionaries: modules, activation functions, and their files."""

@@ -1,0 +1,1 @@
+"""The window. It gets numpy arrays and frozen records, never tensors."""

@@ -1,0 +1,1 @@
+"""One dock per file: the view and its Qt model."""

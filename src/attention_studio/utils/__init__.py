@@ -1,0 +1,1 @@
+"""Configuration, logging, paths and files. Imports nothing of ours."""

@@ -1,0 +1,31 @@
+"""The exception types that the whole package shares.
+
+Every error that a person can cause says what happened, why, and what to do next. The three parts
+are kept apart so that the window can show the first line and fold the rest away, and the command
+line can print one line.
+"""
+
+from __future__ import annotations
+
+
+class StudioError(Exception):
+    """Something a person can understand and act on.
+
+    Args:
+        what: what happened, one short sentence.
+        why: the reason, where it is known.
+        todo: what the person can do about it.
+    """
+
+    def __init__(self, what: str, why: str = "", todo: str = "") -> None:
+        self.what = what.rstrip(". ")
+        self.why = why.rstrip(". ")
+        self.todo = todo.rstrip(". ")
+        super().__init__(". ".join(part for part in (self.what, self.why, self.todo) if part) + ".")
+
+    def __reduce__(self) -> tuple[type[StudioError], tuple[str, str, str]]:
+        return (type(self), (self.what, self.why, self.todo))
+
+
+class Cancelled(Exception):  # noqa: N818 - the field's word for it, and it is not an error
+    """The person asked to stop. Raised by ``WorkContext.check``."""
