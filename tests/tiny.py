@@ -23,57 +23,11 @@ if TYPE_CHECKING:
 
 FAMILIES = SUPPORTED_FAMILIES
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "sat",
-    "ran",
-    "flew",
-    "on",
-    "under",
-    "over",
-    "mat",
-    "tree",
-    "house",
-    "red",
-    "green",
-    "blue",
-    "small",
-    "big",
-    "and",
-    "then",
-    "but",
-    "it",
-    "was",
-    "in",
-    "of",
-    "to",
-    "he",
-    "she",
-    "they",
-    "saw",
-    "gave",
-    "book",
-    "apple",
-    "river",
-    "hill",
-    "king",
-    "queen",
-    "city",
-    "France",
-    "Paris",
-    "capital",
-    "is",
-    "not",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-]
+WORDS = tuple(
+    "the a cat dog bird sat ran flew on under over mat tree house red green blue small big "
+    "and then but it was in of to he she they saw gave book apple river hill king queen city "
+    "France Paris capital is not one two three four five".split()
+)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -11,7 +11,7 @@ unembedding. For that view to be exact, two facts must hold for every family (an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Optional, cast
 
@@ -186,7 +186,7 @@ class ValueOutputWeights:
         return mixed if self.output_bias is None else mixed + self.output_bias
 
     def _mix(self, values: Tensor, pattern: Tensor) -> Tensor:
-        heads = values.unflatten(-1, (self.n_kv_heads, self.d_head))
+        heads = values.view(*values.shape[:-1], self.n_kv_heads, self.d_head)
         heads = heads.repeat_interleave(self.n_heads // self.n_kv_heads, dim=-2)
         mixed = torch.einsum("hts,...shd->...thd", pattern, heads)
         return mixed.flatten(-2) @ self.output
@@ -321,7 +321,7 @@ class ModelAdapter:
         return head.weight.to(self.device), None if bias is None else bias.to(self.device)
 
     def value_output(self, layer: int) -> ValueOutputWeights:
-        """The value and output maps of layer ``layer``'s attention, whatever the family's layout."""
+        """The value and output maps of layer ``layer``'s attention, in one layout."""
         attention = _part(self._layers[layer], self._spec.attention)
         d, width = self.d_model, self.d_head
         if self.family == "gpt2":
@@ -419,10 +419,8 @@ class ModelAdapter:
             for layer in wanted:
                 add(self._mlp_norm_module(layer), see_input(layer))
                 add(self._mlp_write_module(layer), see_output(layer))
-            try:
+            with suppress(_StopForward):
                 _part(self.model, self._spec.base)(input_ids=self._tokens(ids), use_cache=False)
-            except _StopForward:
-                pass
         return found
 
     @contextmanager
