@@ -22,8 +22,8 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
     from attention_studio.core.feature_extractor import FeatureReport
-    from attention_studio.core.graph_builder import AttributionGraph, PrunedGraph
     from attention_studio.core.model_manager import LoadedModel, ModelInfo, PromptView
     from attention_studio.core.replacement_model import CompleteReplacementModel
 

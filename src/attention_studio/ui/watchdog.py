@@ -1,0 +1,148 @@
+"""Measures how long the event loop stands still, and says where.
+
+A timer on the main thread beats every 10 ms. Each beat notes how late it is; a sampler thread looks
+at the clock meanwhile and, when a beat is overdue, records what the main thread is doing. Tests use
+it to hold the window to its promise (longest stall below 100 ms); ``ATTENTION_STUDIO_WATCHDOG=1``
+turns it on in the program, which then logs each stall.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import Optional
+
+from loguru import logger
+from PySide6.QtCore import QObject, Qt, QTimer, Slot
+
+BEAT_MS = 10
+
+
+@dataclass(frozen=True)
+class Stall:
+    """One time that the event loop stood still.
+
+    Attributes:
+        at_s: when it ended, in seconds after the start of the measurement.
+        ms: for how long.
+        stack: what the main thread did while it was overdue, the newest sample, or "".
+    """
+
+    at_s: float
+    ms: float
+    stack: str
+
+
+@dataclass(frozen=True)
+class StallReport:
+    """What was measured between start and stop.
+
+    ``longest_ms`` and ``p99_ms`` are lateness of beats: 0 is a perfectly free event loop. The
+    percentile is over beats, so a long stall counts once.
+    """
+
+    beats: int
+    seconds: float
+    longest_ms: float
+    p99_ms: float
+    stalls: tuple[Stall, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return (
+            f"{self.beats} beats in {self.seconds:.1f} s: longest stall {self.longest_ms:.0f} ms, "
+            f"99th percentile {self.p99_ms:.0f} ms"
+        )
+
+    def worst(self, count: int = 3) -> str:
+        """The longest stalls with their stacks, to be read by a person."""
+        chosen = sorted(self.stalls, key=lambda stall: -stall.ms)[:count]
+        return "\n".join(f"--- {s.ms:.0f} ms at {s.at_s:.2f} s\n{s.stack}" for s in chosen)
+
+
+class StallWatchdog(QObject):
+    """Start it on the main thread, stop it to get the report.
+
+    Args:
+        threshold_ms: lateness from which on a beat counts as a stall and its stack is recorded.
+        log: write each stall to the log as a warning.
+    """
+
+    def __init__(
+        self, threshold_ms: float = 50.0, log: bool = False, parent: Optional[QObject] = None
+    ) -> None:
+        super().__init__(parent)
+        self._threshold = threshold_ms / 1000
+        self._log = log
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(BEAT_MS)
+        self._timer.timeout.connect(self._beat)
+        self._late: list[float] = []
+        self._stalls: list[Stall] = []
+        self._started = 0.0
+        self._last = 0.0
+        self._sample = ""
+        self._stop = threading.Event()
+        self._sampler: Optional[threading.Thread] = None
+        self._main = threading.get_ident()
+
+    def start(self) -> None:
+        """Begin to measure, forgetting what was measured before."""
+        self._main = threading.get_ident()
+        self._late.clear()
+        self._stalls.clear()
+        self._started = self._last = time.perf_counter()
+        self._stop.clear()
+        self._sampler = threading.Thread(target=self._watch, name="stall-sampler", daemon=True)
+        self._sampler.start()
+        self._timer.start()
+
+    def stop(self) -> StallReport:
+        """End the measurement."""
+        # A stall may be going on right now, with its beat still to come.
+        if self._timer.isActive():
+            self._beat()
+        self._timer.stop()
+        self._stop.set()
+        if self._sampler is not None:
+            self._sampler.join()
+            self._sampler = None
+        late = sorted(self._late)
+        return StallReport(
+            beats=len(late),
+            seconds=time.perf_counter() - self._started,
+            longest_ms=1000 * late[-1] if late else 0.0,
+            p99_ms=1000 * late[min(len(late) - 1, int(0.99 * len(late)))] if late else 0.0,
+            stalls=tuple(self._stalls),
+        )
+
+    @Slot()
+    def _beat(self) -> None:
+        now = time.perf_counter()
+        late = max(0.0, now - self._last - BEAT_MS / 1000)
+        self._last = now
+        self._late.append(late)
+        sample, self._sample = self._sample, ""
+        if late > self._threshold:
+            stall = Stall(now - self._started, 1000 * late, sample)
+            self._stalls.append(stall)
+            if self._log:
+                logger.warning(f"the window stood still for {stall.ms:.0f} ms\n{sample}")
+
+    def _watch(self) -> None:
+        # Not the other thread's frames alone: a lane that holds the interpreter's lock is the
+        # usual culprit, and only its own stack names it.
+        while not self._stop.wait(self._threshold / 4):
+            if time.perf_counter() - self._last < BEAT_MS / 1000 + self._threshold / 2:
+                continue
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            parts = []
+            for ident, frame in sys._current_frames().items():
+                name = names.get(ident, "")
+                if ident == self._main or name.startswith("lane-"):
+                    stack = "".join(traceback.format_stack(frame)[-6:])
+                    parts.append(f"[{'main' if ident == self._main else name}]\n{stack}")
+            self._sample = "\n".join(parts)
