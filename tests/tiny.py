@@ -7,7 +7,7 @@ Their weights are random, so nothing they say means anything; what holds for the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from tokenizers import Regex, Tokenizer
@@ -16,7 +16,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence, Split
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from attention_studio.core.model_adapter import SUPPORTED_FAMILIES
+from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
+from attention_studio.core.model_adapter import SUPPORTED_FAMILIES, ModelAdapter
 
 if TYPE_CHECKING:
     from attention_studio.core.model_manager import LoadedModel
@@ -68,7 +69,7 @@ def tiny_config(family: str, **overrides: Any) -> Any:
         "gemma2": {
             **grouped,
             "sliding_window": 6,
-            "final_logit_softcapping": 2.0,
+            "final_logit_softcapping": 30.0,
             "attn_logit_softcapping": 5.0,
         },
         "gemma3_text": {**grouped, "sliding_window": 6},
@@ -117,3 +118,28 @@ def tiny_folder(path: Path, family: str = "llama", seed: int = 0, **overrides: A
 
 
 PROMPT = "the cat sat on the mat and the dog ran"
+
+
+def random_transcoders(
+    adapter: ModelAdapter, seed: int = 0, layers: Optional[tuple[int, ...]] = None, **config: Any
+) -> dict[int, Transcoder]:
+    """Untrained dictionaries of the right shape, about half of whose latents are ever active."""
+    generator = torch.Generator().manual_seed(seed)
+    shape: dict[str, Any] = {
+        "d_model": adapter.d_model,
+        "d_latent": 24,
+        "activation": "topk",
+        "k": 6,
+        "skip": True,
+        **config,
+    }
+    made = {}
+    for layer in range(adapter.n_layers) if layers is None else layers:
+        transcoder = Transcoder(TranscoderConfig(**shape))
+        for name, parameter in transcoder.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(noise * (0.3 if parameter.dim() > 1 else 0.1))
+            if name == "threshold":
+                parameter.data.abs_()
+        made[layer] = transcoder
+    return made
