@@ -1,0 +1,128 @@
+"""Pixels of the link graph: how wide columns are, how high rows, and who is under the pointer.
+
+Knows numpy and no Qt. *World* coordinates are pixels at zoom 1 inside the plot, y downwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+from attention_studio.ui.widgets.graph_scene import Bools, Floats, GraphScene
+
+# Widths of one slot (the room of one node) and heights of one row, in pixels.
+MIN_SLOT, MAX_SLOT = 12.0, 30.0
+MIN_ROW, MAX_ROW = 13.5, 34.0
+COLUMN_PAD = 14.0
+MIN_COLUMN = 38.0
+EDGE_PAD = 10.0
+HIT_RADIUS = 30.0
+
+
+@dataclass(frozen=True)
+class GraphGeometry:
+    """Where everything lies at zoom 1.
+
+    Attributes:
+        x, y: [n] centre of every node.
+        column_left, column_width: [T] of every column.
+        row_y: [R] middle of every row, row 0 (the embedding) lowest.
+        width, height: of the whole picture.
+        radius: of a node of middling influence.
+    """
+
+    x: Floats
+    y: Floats
+    column_left: Floats
+    column_width: Floats
+    row_y: Floats
+    width: float
+    height: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """From world to screen: ``screen = world · zoom + (dx, dy)``."""
+
+    zoom: float
+    dx: float
+    dy: float
+
+    def screen(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Return where world points lie on the screen."""
+        return x * self.zoom + self.dx, y * self.zoom + self.dy
+
+
+def measure(
+    scene: GraphScene, width: float, height: float, label_widths: Sequence[float]
+) -> GraphGeometry:
+    """Fit a scene into a plot, or, where it is too large, into as little more as stays readable.
+
+    Args:
+        scene: what to draw.
+        width, height: of the plot.
+        label_widths: [T] what the label of each column would like to have.
+    """
+    slots = scene.layout.column_slots.astype(np.float64)
+    floor = np.maximum(np.asarray(label_widths, dtype=np.float64), MIN_COLUMN)
+    slot = _fit_slot(slots, floor, width - 2 * EDGE_PAD)
+    column_width = np.maximum(slots * slot + COLUMN_PAD, floor)
+    spare = width - 2 * EDGE_PAD - column_width.sum()
+    if spare > 0 and len(column_width):
+        column_width += spare / len(column_width)
+    column_left = EDGE_PAD + np.cumsum(column_width) - column_width
+    # The embedding and the logits stand half a row apart from the layers.
+    units = scene.n_rows + 1.0
+    pitch = float(np.clip((height - 2 * EDGE_PAD) / units, MIN_ROW, MAX_ROW))
+    steps = np.arange(scene.n_rows, dtype=np.float64)
+    steps[1:] += 0.5
+    steps[-1] += 0.5
+    picture_height = max(pitch * units + 2 * EDGE_PAD, height)
+    bottom = (picture_height + pitch * (units - 1.0)) / 2.0
+    row_y = bottom - steps * pitch
+    centre = column_left + column_width / 2.0
+    return GraphGeometry(
+        x=np.asarray(centre[scene.column] + scene.layout.offset * slot),
+        y=np.asarray(row_y[scene.row]),
+        column_left=column_left,
+        column_width=column_width,
+        row_y=row_y,
+        width=float(column_width.sum() + 2 * EDGE_PAD),
+        height=picture_height,
+        radius=float(np.clip(0.34 * min(slot, pitch), 3.6, 6.5)),
+    )
+
+
+def _fit_slot(slots: Floats, floor: Floats, width: float) -> float:
+    """Return the widest slot with which the columns fit ``width``, within its bounds."""
+    low, high = MIN_SLOT, MAX_SLOT
+    for _ in range(24):
+        middle = (low + high) / 2.0
+        if np.maximum(slots * middle + COLUMN_PAD, floor).sum() <= width:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def nearest(
+    x: Floats, y: Floats, at_x: float, at_y: float, among: Optional[Bools] = None
+) -> Optional[int]:
+    """Return the node nearest to a screen point within ``HIT_RADIUS``, or None.
+
+    Args:
+        x, y: [n] screen positions.
+        at_x, at_y: the point.
+        among: [n] which nodes may be hit; all if None.
+    """
+    if not len(x):
+        return None
+    squared = (x - at_x) ** 2 + (y - at_y) ** 2
+    if among is not None:
+        squared = np.where(among, squared, np.inf)
+    best = int(np.argmin(squared))
+    return best if squared[best] <= HIT_RADIUS**2 else None

@@ -1,0 +1,281 @@
+"""What the link graph shows, as numpy arrays. Knows no Qt.
+
+A ``GraphScene`` is built from a pruned attribution graph on a lane (ordering the nodes takes some
+milliseconds), and handed to the view as one frozen record. Inside it nodes have *local* indices
+0 … n−1; ``node_ids`` leads back to the graph's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_studio.core.graph_layout import (
+    ConstraintSatisfactionLayoutOptimizer,
+    GraphLayout,
+    LayoutConnections,
+    LayoutElements,
+)
+
+if TYPE_CHECKING:
+    from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# The kinds of node by number, as ``core.attribution_graph.NodeKind`` has them. They are repeated
+# here because that module brings networkx, which the first paint does not wait for.
+FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
+KIND_NAMES = ("feature", "error", "embedding", "logit")
+
+# From this share of a target's input on, an edge has its full colour.
+FULL_SHARE = 0.3
+
+
+class LinkMode(Enum):
+    """Which edges of the selected node are drawn."""
+
+    INPUTS = "inputs"
+    OUTPUTS = "outputs"
+    EITHER = "either"
+
+
+class Direction(Enum):
+    """Where the keyboard moves the cursor."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True)
+class GraphScene:
+    """The nodes and edges that are drawn.
+
+    Attributes:
+        tokens: the prompt's tokens, one per column.
+        n_layers: layers of the model; row 0 is the embedding, row n_layers + 1 the logits.
+        node_ids: [n] index of each node in the attribution graph.
+        names: the graph's name of each node, by which the session knows it.
+        words: text of a token or logit; what a feature promotes, where that is known; else "".
+        kind, column, row: [n] what a node is and where it belongs.
+        index: [n] latent (feature) or token id (embedding, logit).
+        activation, probability: [n] as in the graph.
+        influence: [n] on the logits, as the pruned graph has it.
+        edge_source, edge_target: [m] local indices.
+        edge_weight: [m] attribution.
+        edge_share: [m] signed share of the target's input.
+        edge_strength: [m] share of all influence that runs through the edge.
+        layout: the order within the cells.
+    """
+
+    tokens: tuple[str, ...]
+    n_layers: int
+    node_ids: Ints
+    names: tuple[str, ...]
+    words: tuple[str, ...]
+    kind: Ints
+    column: Ints
+    row: Ints
+    index: Ints
+    activation: Floats
+    probability: Floats
+    influence: Floats
+    edge_source: Ints
+    edge_target: Ints
+    edge_weight: Floats
+    edge_share: Floats
+    edge_strength: Floats
+    layout: GraphLayout
+    local_of: dict[str, int] = field(repr=False)
+
+    @property
+    def n_nodes(self) -> int:
+        """How many nodes are drawn."""
+        return len(self.node_ids)
+
+    @property
+    def n_edges(self) -> int:
+        """How many edges there are."""
+        return len(self.edge_source)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows the picture has."""
+        return self.n_layers + 2
+
+    def local(self, name: Optional[str]) -> Optional[int]:
+        """Return the local index of the node of that name, or None where it is not drawn."""
+        return None if name is None else self.local_of.get(name)
+
+    def edges_of(self, local: int, mode: LinkMode = LinkMode.EITHER) -> Ints:
+        """Return the edges into and out of a node, weakest first (so the strongest lie on top)."""
+        hit = np.zeros(self.n_edges, dtype=bool)
+        if mode is not LinkMode.OUTPUTS:
+            hit |= self.edge_target == local
+        if mode is not LinkMode.INPUTS:
+            hit |= self.edge_source == local
+        edges = np.flatnonzero(hit)
+        return edges[np.argsort(np.abs(self.edge_weight[edges]), kind="stable")]
+
+    def strongest_edges(self, limit: int) -> Ints:
+        """Return the ``limit`` edges that carry most influence, weakest first."""
+        if self.n_edges > limit:
+            edges = np.argpartition(self.edge_strength, self.n_edges - limit)[-limit:]
+        else:
+            edges = np.arange(self.n_edges)
+        return edges[np.argsort(self.edge_strength[edges], kind="stable")]
+
+    def row_name(self, row: int) -> str:
+        """Return what stands at the left of a row."""
+        if row == 0:
+            return "Embed"
+        return "Logits" if row == self.n_rows - 1 else f"L{row - 1}"
+
+    def title(self, local: int) -> str:
+        """Return a short name of a node for people, such as ``L12 #1043``."""
+        kind = int(self.kind[local])
+        if kind == FEATURE:
+            return f"L{self.row[local] - 1} #{self.index[local]}"
+        if kind == ERROR:
+            return f"L{self.row[local] - 1} not explained"
+        word = quoted(self.words[local])
+        return f"Token {word}" if kind == EMBEDDING else f"Output {word}"
+
+    def promotes(self, local: int) -> str:
+        """Return in a few tokens what a feature promotes; "" where that is not known."""
+        return visible(self.words[local]).strip() if self.kind[local] == FEATURE else ""
+
+    def facts(self, local: int) -> list[tuple[str, str]]:
+        """Return what the hover card and a screen reader say about a node, as name and value."""
+        kind = int(self.kind[local])
+        column = int(self.column[local])
+        facts = [("Kind", KIND_NAMES[kind]), ("Layer", self.row_name(int(self.row[local])))]
+        facts.append(("Position", f"{column}  {quoted(self.tokens[column])}"))
+        if kind == LOGIT:
+            facts.append(("Probability", f"{self.probability[local]:.1%}"))
+        if kind in (FEATURE, LOGIT):
+            name = "Activation" if kind == FEATURE else "Logit over mean"
+            facts.append((name, f"{self.activation[local]:.3g}"))
+        facts.append(("Influence", f"{self.influence[local]:.2%}"))
+        return facts
+
+    def describe(self, local: int) -> str:
+        """Return a node's title and facts as one line of plain text."""
+        facts = [f"{name.lower()} {value}" for name, value in self.facts(local)]
+        if self.promotes(local):
+            facts.insert(0, f"promotes {self.promotes(local)}")
+        return f"{self.title(local)}: {', '.join(facts)}"
+
+    def step(self, local: Optional[int], direction: Direction) -> Optional[int]:
+        """Return where an arrow key leads from a node.
+
+        Left and right go along the row; up and down follow the strongest edge out of or into the
+        node, and without one go to the nearest node of the next row that has any. From nowhere
+        every key leads to the most influential node.
+        """
+        if not self.n_nodes:
+            return None
+        if local is None:
+            return int(np.argmax(self.influence))
+        if direction in (Direction.LEFT, Direction.RIGHT):
+            return self._step_sideways(local, 1 if direction is Direction.RIGHT else -1)
+        return self._step_upright(local, 1 if direction is Direction.UP else -1)
+
+    def _slots(self) -> Floats:
+        ends = np.cumsum(self.layout.column_slots)
+        centre = ends - self.layout.column_slots / 2.0
+        return np.asarray(centre[self.column] + self.layout.offset)
+
+    def _step_sideways(self, local: int, sign: int) -> int:
+        distance = (self._slots() - self._slots()[local]) * sign
+        beside = np.flatnonzero((self.row == self.row[local]) & (distance > 1e-9))
+        return int(beside[np.argmin(distance[beside])]) if len(beside) else local
+
+    def _step_upright(self, local: int, sign: int) -> int:
+        near, far = (
+            (self.edge_source, self.edge_target)
+            if sign > 0
+            else (self.edge_target, self.edge_source)
+        )
+        edges = np.flatnonzero(near == local)
+        if len(edges):
+            return int(far[edges[np.argmax(np.abs(self.edge_weight[edges]))]])
+        rise = (self.row - self.row[local]) * sign
+        beyond = np.flatnonzero(rise > 0)
+        if not len(beyond):
+            return local
+        next_row = beyond[rise[beyond] == rise[beyond].min()]
+        slots = self._slots()
+        return int(next_row[np.argmin(np.abs(slots[next_row] - slots[local]))])
+
+
+def quoted(token: str) -> str:
+    """Return a token in quotes, with line breaks and tabs made visible."""
+    return f"“{visible(token)}”"
+
+
+def visible(token: str) -> str:
+    """Return a token with its line breaks and tabs made visible; spaces stay."""
+    return token.replace("\n", "⏎").replace("\r", "␍").replace("\t", "⇥")
+
+
+def build_scene(
+    graph: AttributionGraph, pruned: PrunedGraph, show_errors: bool = True
+) -> GraphScene:
+    """Arrange a pruned graph for drawing.
+
+    Args:
+        graph: the whole graph, for what its nodes are.
+        pruned: the nodes and edges to draw.
+        show_errors: whether error nodes (and their edges) are drawn.
+    """
+    nodes = graph.nodes
+    ids = np.asarray(pruned.node_ids, dtype=np.int64)
+    influence = np.asarray(pruned.influence, dtype=np.float64)
+    if not show_errors:
+        keep = nodes.kind[ids] != ERROR
+        ids, influence = ids[keep], influence[keep]
+    local = np.full(len(nodes.kind), -1, dtype=np.int64)
+    local[ids] = np.arange(len(ids))
+    source, target = local[pruned.edge_source], local[pruned.edge_target]
+    drawn = (source >= 0) & (target >= 0)
+    source, target = source[drawn], target[drawn]
+    share = np.asarray(pruned.edge_share, dtype=np.float64)[drawn]
+    strength = np.abs(share) * influence[target]
+    column = np.asarray(nodes.position[ids], dtype=np.int64)
+    row = np.asarray(nodes.layer[ids], dtype=np.int64) + 1
+    layout = ConstraintSatisfactionLayoutOptimizer(
+        LayoutElements(column, row, len(graph.tokens)),
+        LayoutConnections(source, target, strength),
+    ).optimize()
+    names = tuple(graph.node_name(int(node)) for node in ids)
+    return GraphScene(
+        tokens=tuple(graph.tokens),
+        n_layers=int(graph.n_layers),
+        node_ids=ids,
+        names=names,
+        words=tuple(
+            graph.node_tokens.get(int(node)) or graph.captions.get(int(node), "") for node in ids
+        ),
+        kind=np.asarray(nodes.kind[ids], dtype=np.int64),
+        column=column,
+        row=row,
+        index=np.asarray(nodes.index[ids], dtype=np.int64),
+        activation=np.asarray(nodes.activation[ids], dtype=np.float64),
+        probability=np.asarray(nodes.probability[ids], dtype=np.float64),
+        influence=influence,
+        edge_source=source,
+        edge_target=target,
+        edge_weight=np.asarray(pruned.edge_weight, dtype=np.float64)[drawn],
+        edge_share=share,
+        edge_strength=strength,
+        layout=layout,
+        local_of={name: number for number, name in enumerate(names)},
+    )
