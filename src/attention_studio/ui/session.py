@@ -4,7 +4,7 @@ The session holds handles (the loaded model, the replacement model) that the win
 and frozen records (prompt view, features, graph) that it draws. Whoever changes something says who
 it is, so that a view can ignore its own change:
 
-    session.set_selection("L12/5/1043", initiator=self)
+    session.set_selection("L12/P5/F1043", initiator=self)
     session.changed.connect(self._on_session_changed)   # (SessionPart, initiator)
 
 Setting a part drops what was computed from it: another model drops the replacement model and all
@@ -49,7 +49,7 @@ class SessionPart(Enum):
 
 def feature_id(layer: int, position: int, index: int) -> str:
     """The id of a feature at a position, equal to the graph's name of that node."""
-    return f"L{layer}/{position}/{index}"
+    return f"L{layer}/P{position}/F{index}"
 
 
 class Session(QObject):
@@ -142,7 +142,7 @@ class Session(QObject):
 
     @property
     def selection(self) -> Optional[str]:
-        """Id of the selected node or feature, such as ``"L12/5/1043"``."""
+        """Id of the selected node or feature, such as ``"L12/P5/F1043"``."""
         value: Optional[str] = self._values["selection"]
         return value
 
