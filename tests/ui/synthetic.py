@@ -48,7 +48,8 @@ def synthetic_graph(
     """An attribution graph of random weights that satisfies the identity of a real one."""
     rng = np.random.default_rng(seed)
     n_tokens = len(tokens)
-    where = rng.dirichlet(np.r_[0.02, np.full(n_tokens - 2, 0.9), 2.5])
+    where = np.r_[0.0, rng.uniform(0.4, 1.6, n_tokens - 2), 3.0]
+    where /= where.sum()
     depth = np.ones(n_layers)
     depth[: max(1, n_layers // 8)] = 2.0
     depth[-max(1, n_layers // 5) :] = 2.0

@@ -15,6 +15,7 @@ from attention_studio.ui.widgets.graph_look import Frame, GraphLook, node_path
 from attention_studio.ui.widgets.graph_scene import ERROR, FEATURE, LOGIT, GraphScene, visible
 
 NAMED_NEIGHBOURS = 5
+NAME_ROOM = 30
 _CENTRED = Qt.AlignmentFlag.AlignCenter
 
 
@@ -197,6 +198,12 @@ def paint_marks(painter: QPainter, frame: Frame, look: GraphLook) -> None:
             _paint_name(painter, frame, look, other, taken, False, quiet=True)
 
 
+def _name(scene: GraphScene, local: int) -> str:
+    """Return a node's title, or for a feature its index and what it promotes, where known."""
+    words = scene.promotes(local)
+    return f"#{scene.index[local]}  {words}" if words else scene.title(local)
+
+
 def _around(at: QPointF, radius: float) -> QRectF:
     return QRectF(at.x() - radius, at.y() - radius, 2 * radius, 2 * radius)
 
@@ -211,8 +218,8 @@ def _paint_name(
     quiet: bool = False,
 ) -> None:
     """Write a node's name beside it, where it covers no other name; nowhere if there is no room."""
-    text = frame.scene.title(local)
     metrics = look.small_metrics
+    text = _elided(metrics, _name(frame.scene, local), NAME_ROOM * metrics.averageCharWidth())
     width = metrics.horizontalAdvance(text) + 10 + (10 if pinned else 0)
     height = metrics.height() + 3
     at, gap = frame.at(local), frame.geometry.radius + 8
@@ -276,8 +283,8 @@ def _paint_card(painter: QPainter, frame: Frame, look: GraphLook, local: int) ->
     scene = frame.scene
     title = _elided(look.title_metrics, scene.title(local), 260)
     facts = [(name, _elided(look.metrics, value, 190)) for name, value in scene.facts(local)]
-    label = _card_label(scene, local)
-    lines = [_elided(look.metrics, label, 260)] if label else []
+    words = scene.promotes(local)
+    lines = [_elided(look.metrics, f"promotes {words}", 260)] if words else []
     name_width = max(look.metrics.horizontalAdvance(name) for name, _ in facts) + 14
     value_width = max(look.metrics.horizontalAdvance(value) for _, value in facts)
     width = max(look.title_metrics.horizontalAdvance(title), name_width + value_width)
@@ -299,12 +306,6 @@ def _paint_card(painter: QPainter, frame: Frame, look: GraphLook, local: int) ->
         _write(painter, look.font, look.muted, x, y, name, look.metrics)
         _write(painter, look.font, look.text, x + name_width, y, value, look.metrics)
         y += step
-
-
-def _card_label(scene: GraphScene, local: int) -> str:
-    """Return the graph's own label of a feature, if it says more than the title does."""
-    label = visible(scene.words[local]).strip()
-    return label if scene.kind[local] == FEATURE and label not in scene.title(local) else ""
 
 
 def _elided(metrics: QFontMetricsF, text: str, room: float) -> str:

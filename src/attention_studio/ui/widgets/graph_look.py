@@ -46,7 +46,7 @@ class GraphLook:
         self.tokens = t
         self.canvas = QColor(t.canvas)
         self.band = QColor(mix(t.canvas, t.neutral, 0.045))
-        self.chosen_band = QColor(mix(t.canvas, t.accent, 0.10))
+        self.chosen_band = QColor(mix(t.canvas, t.accent, 0.07))
         self.line = QColor(mix(t.canvas, t.grid, 0.8))
         self.axis = QColor(t.border)
         self.text = QColor(t.text)
@@ -76,7 +76,7 @@ class GraphLook:
         self.bold_metrics = QFontMetricsF(self.bold)
         self.small_metrics = QFontMetricsF(self.small)
         self.title_metrics = QFontMetricsF(self.title)
-        self.gutter = self.small_metrics.horizontalAdvance("Logits") + 16.0
+        self.gutter = self.small_metrics.horizontalAdvance("Logits") + 20.0
         self.header = self.metrics.height() + 30.0
         self.footer = self.metrics.height() + self.small_metrics.height() + 14.0
         self._stamps: dict[tuple[int, int, str, str, float], QPixmap] = {}

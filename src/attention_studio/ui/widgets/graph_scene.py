@@ -7,9 +7,9 @@ milliseconds), and handed to the view as one frozen record. Inside it nodes have
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,6 +255,7 @@ def build_scene(
         LayoutElements(column, row, len(graph.tokens)),
         LayoutConnections(source, target, strength),
     ).optimize()
+    layout = _likeliest_first(layout, nodes.kind[ids] == LOGIT, nodes.probability[ids])
     names = tuple(graph.node_name(int(node)) for node in ids)
     return GraphScene(
         tokens=tuple(graph.tokens),
@@ -279,3 +280,12 @@ def build_scene(
         layout=layout,
         local_of={name: number for number, name in enumerate(names)},
     )
+
+
+def _likeliest_first(layout: GraphLayout, logits: Bools, probability: NDArray[Any]) -> GraphLayout:
+    """Order the logits from left to right by falling probability, as one reads."""
+    members = np.flatnonzero(logits)
+    offset = layout.offset.copy()
+    order = members[np.argsort(-probability[members], kind="stable")]
+    offset[order] = np.arange(len(order)) - (len(order) - 1) / 2.0
+    return replace(layout, offset=offset)
