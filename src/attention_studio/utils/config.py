@@ -52,8 +52,8 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         default="auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="auto (CUDA, then MPS, then CPU), cpu, mps, cuda or cuda:N.",
+        pattern=r"^(auto|cpu|mps|spread|cuda(:\d+)?)$",
+        description="auto (CUDA, then MPS, then CPU), cpu, mps, cuda, cuda:N or spread.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto takes float32 where it fits and bfloat16 elsewhere."

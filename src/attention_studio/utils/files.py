@@ -71,13 +71,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with explain_write_errors(path):
             temporary.mkdir(parents=True)
             yield temporary
-            for file in sorted(temporary.rglob("*")):
-                if file.is_file():
-                    _flush(file)
-            _swap_folder(temporary, path)
-            _flush_folder(path.parent)
+            publish_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(staging: Path, path: Path) -> None:
+    """Flush a finished folder and rename it to ``path``, replacing what was there.
+
+    Both must lie on the same file system.
+
+    Raises:
+        FileWriteError: it cannot be flushed or renamed.
+    """
+    with explain_write_errors(path):
+        for file in sorted(staging.rglob("*")):
+            if file.is_file():
+                _flush(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _swap_folder(staging, path)
+        _flush_folder(path.parent)
 
 
 @contextmanager

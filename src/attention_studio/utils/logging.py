@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 REDACTED = "[secret]"
 
-_FILE_FORMAT = (
-    "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}:{line} {message}{extra[trace]}\n"
-)
+_FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}:{line} {message}{extra[trace]}\n"
 _CONSOLE_FORMAT = "<level>{level: <7}</level> {message}{extra[trace]}\n"
 
 # Libraries that report every request or every file at INFO.
