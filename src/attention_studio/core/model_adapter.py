@@ -378,15 +378,20 @@ class ModelAdapter:
 
     # ---- passes --------------------------------------------------------------------------------
 
-    def _tokens(self, ids: Tensor | Sequence[int]) -> Tensor:
+    def _call(self, ids: Tensor | Sequence[int]) -> dict[str, Any]:
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
-        return tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
+        tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
+        # Without a mask, transformers takes a start token that is also the padding for padding.
+        return {
+            "input_ids": tokens,
+            "attention_mask": torch.ones_like(tokens),
+            "use_cache": False,
+        }
 
     @torch.no_grad()
     def logits(self, ids: Tensor | Sequence[int]) -> Tensor:
         """The model's own logits [B, S, V] for token ids [B, S] (or [S])."""
-        output = self.model(input_ids=self._tokens(ids), use_cache=False)
-        return cast(Tensor, output.logits)
+        return cast(Tensor, self.model(**self._call(ids)).logits)
 
     @torch.no_grad()
     def harvest(
@@ -420,7 +425,7 @@ class ModelAdapter:
                 add(self._mlp_norm_module(layer), see_input(layer))
                 add(self._mlp_write_module(layer), see_output(layer))
             with suppress(_StopForward):
-                _part(self.model, self._spec.base)(input_ids=self._tokens(ids), use_cache=False)
+                _part(self.model, self._spec.base)(**self._call(ids))
         return found
 
     @contextmanager
@@ -479,7 +484,6 @@ class ModelAdapter:
         def keep_final(_module: Any, args: Any) -> None:
             final.append(_first(args)[0])
 
-        tokens = self._tokens(ids)
         with self._eager_attention(), self._hooks() as add:
             for index, module in enumerate(self._layers):
                 add(module, keep_input, before=True)
@@ -490,7 +494,7 @@ class ModelAdapter:
                 add(self._mlp_norm_module(index), keep("mlp_in"))
                 add(self._mlp_write_module(index), keep("mlp_out"))
             add(_part(self.model, self._spec.final_norm), keep_final, before=True)
-            logits = self.model(input_ids=tokens, use_cache=False).logits[0]
+            logits = self.model(**self._call(ids)).logits[0]
 
         device = self.device
         stack = {
