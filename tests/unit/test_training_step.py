@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_studio.core.dictionaries.activation_functions import ActivationKind
 from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
+from attention_studio.core.dictionaries.transcoder_config import ActivationKind
 from attention_studio.core.training_config import (
     StepSettings,
     TrainConfig,

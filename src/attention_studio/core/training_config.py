@@ -2,6 +2,7 @@
 
 Everything that decides the trained weights is in here, and nothing in here depends on time: the
 same settings, model and text give the same weights wherever and however often the run is driven.
+No torch here, so that the window can use it freely.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from attention_studio.core.dictionaries.activation_functions import ActivationKind
-from attention_studio.core.dictionaries.transcoder import (
+from attention_studio.core.dictionaries.transcoder_config import (
     MAX_D_LATENT,
+    ActivationKind,
     TranscoderConfig,
 )
 

@@ -9,12 +9,8 @@ Sources: TopK, Gao et al. 2024 (arXiv 2406.04093); BatchTopK, Bussmann et al. 20
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-
-ActivationKind = Literal["relu", "topk", "batchtopk", "jumprelu"]
 
 
 def relu(pre: Tensor) -> Tensor:
