@@ -156,7 +156,7 @@ def synthetic_report(
     def record(key: tuple[int, int, int]) -> FeatureRecord:
         layer, position, index = key
         words = WORDS[index % len(WORDS)].split(", ") + WORDS[layer % len(WORDS)].split(", ")
-        against = WORDS[(index + 7) % len(WORDS)].split(", ") + [" never", " not"]
+        against = [*WORDS[(index + 7) % len(WORDS)].split(", "), "never", "not"]
         return FeatureRecord(
             layer,
             position,

@@ -162,15 +162,16 @@ class ConstraintSatisfactionLayoutOptimizer:
         rows = range(self._n_rows) if upward else range(self._n_rows - 1, -1, -1)
         near, far = (self._target, self._source) if upward else (self._source, self._target)
         groups = self._incoming if upward else self._outgoing
-        result = offset.copy()
+        result: Floats = offset.copy()
         for row in rows:
             edges = groups[row]
             if not len(edges):
                 continue
             members = self._by_cell[self._row_bounds[row] : self._row_bounds[row + 1]]
             n = len(x)
-            pull: Floats = np.bincount(near[edges], self._strength[edges], n)[members]
-            sums = np.bincount(near[edges], self._strength[edges] * x[far[edges]], n)[members]
+            strength = self._strength[edges]
+            pull = np.bincount(near[edges], strength, n).astype(np.float64)[members]
+            sums = np.bincount(near[edges], strength * x[far[edges]], n)[members]
             key = x.copy()
             pulled = pull > 0
             key[members[pulled]] = sums[pulled] / pull[pulled]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -33,8 +34,8 @@ from attention_studio.ui.widgets.graph_scene import (
 )
 
 # At rest the strongest edges are drawn, faintly: more would be a grey cloud.
-MAX_FAINT_EDGES = 900
-FAINT_LEVELS = 4
+MAX_FAINT_EDGES = 700
+FAINT_LEVELS = 5
 SHARE_LEVELS = 15
 
 
@@ -63,7 +64,7 @@ class GraphLook:
         }
         self.shares = theme.diverging(SHARE_LEVELS)
         self.faint = [
-            [mix(t.canvas, end, 0.10 + 0.30 * (level / (FAINT_LEVELS - 1))) for end in ends]
+            [mix(t.canvas, end, 0.09 + 0.41 * (level / (FAINT_LEVELS - 1)) ** 1.6) for end in ends]
             for level in range(FAINT_LEVELS)
             for ends in [(t.negative, t.positive)]
         ]
@@ -84,7 +85,7 @@ class GraphLook:
     def share_level(self, share: float) -> int:
         """Return which of the diverging colours stands for a signed share of an input."""
         half = SHARE_LEVELS // 2
-        depth = min(1.0, abs(share) / FULL_SHARE) ** 0.5
+        depth = math.sqrt(min(1.0, abs(share) / FULL_SHARE))
         step = max(2, round(depth * half))
         return half + step if share >= 0 else half - step
 

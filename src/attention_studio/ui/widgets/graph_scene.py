@@ -23,6 +23,7 @@ from attention_studio.core.graph_layout import (
 
 if TYPE_CHECKING:
     from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
+    from attention_studio.utils.progress import WorkContext
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -35,6 +36,9 @@ KIND_NAMES = ("feature", "error", "embedding", "logit")
 
 # From this share of a target's input on, an edge has its full colour.
 FULL_SHARE = 0.3
+# So many edges are ranked by influence, for arranging the nodes and for drawing at rest.
+MAX_RANKED_EDGES = 20_000
+_NO_EDGES = np.zeros(0, dtype=np.int64)
 
 
 class LinkMode(Enum):
@@ -55,6 +59,27 @@ class Direction(Enum):
 
 
 @dataclass(frozen=True)
+class EdgeIndex:
+    """The edges at every node, found without a search.
+
+    ``order`` [m] holds edges sorted by node, ``bounds`` [n + 1] where each node's begin.
+    """
+
+    order: Ints
+    bounds: Ints
+
+    @classmethod
+    def of(cls, ends: Ints, n_nodes: int) -> EdgeIndex:
+        """Index edges by one of their ends."""
+        order = np.argsort(ends, kind="stable")
+        return cls(order, np.searchsorted(ends[order], np.arange(n_nodes + 1)))
+
+    def at(self, node: int) -> Ints:
+        """Return the edges at a node."""
+        return self.order[self.bounds[node] : self.bounds[node + 1]]
+
+
+@dataclass(frozen=True)
 class GraphScene:
     """The nodes and edges that are drawn.
 
@@ -71,7 +96,9 @@ class GraphScene:
         edge_source, edge_target: [m] local indices.
         edge_weight: [m] attribution.
         edge_share: [m] signed share of the target's input.
-        edge_strength: [m] share of all influence that runs through the edge.
+        strongest: the edges that carry most influence, at most ``MAX_RANKED_EDGES``, weakest
+            first.
+        incoming, outgoing: the edges at every node.
         layout: the order within the cells.
     """
 
@@ -91,7 +118,9 @@ class GraphScene:
     edge_target: Ints
     edge_weight: Floats
     edge_share: Floats
-    edge_strength: Floats
+    strongest: Ints
+    incoming: EdgeIndex = field(repr=False)
+    outgoing: EdgeIndex = field(repr=False)
     layout: GraphLayout
     local_of: dict[str, int] = field(repr=False)
 
@@ -116,21 +145,14 @@ class GraphScene:
 
     def edges_of(self, local: int, mode: LinkMode = LinkMode.EITHER) -> Ints:
         """Return the edges into and out of a node, weakest first (so the strongest lie on top)."""
-        hit = np.zeros(self.n_edges, dtype=bool)
-        if mode is not LinkMode.OUTPUTS:
-            hit |= self.edge_target == local
-        if mode is not LinkMode.INPUTS:
-            hit |= self.edge_source == local
-        edges = np.flatnonzero(hit)
+        into = self.incoming.at(local) if mode is not LinkMode.OUTPUTS else _NO_EDGES
+        out = self.outgoing.at(local) if mode is not LinkMode.INPUTS else _NO_EDGES
+        edges = np.concatenate([into, out])
         return edges[np.argsort(np.abs(self.edge_weight[edges]), kind="stable")]
 
     def strongest_edges(self, limit: int) -> Ints:
         """Return the ``limit`` edges that carry most influence, weakest first."""
-        if self.n_edges > limit:
-            edges = np.argpartition(self.edge_strength, self.n_edges - limit)[-limit:]
-        else:
-            edges = np.arange(self.n_edges)
-        return edges[np.argsort(self.edge_strength[edges], kind="stable")]
+        return self.strongest[max(0, len(self.strongest) - limit) :]
 
     def row_name(self, row: int) -> str:
         """Return what stands at the left of a row."""
@@ -251,9 +273,10 @@ def build_scene(
     strength = np.abs(share) * influence[target]
     column = np.asarray(nodes.position[ids], dtype=np.int64)
     row = np.asarray(nodes.layer[ids], dtype=np.int64) + 1
+    strongest = _strongest(strength, MAX_RANKED_EDGES)
     layout = ConstraintSatisfactionLayoutOptimizer(
         LayoutElements(column, row, len(graph.tokens)),
-        LayoutConnections(source, target, strength),
+        LayoutConnections(source[strongest], target[strongest], strength[strongest]),
     ).optimize()
     layout = _likeliest_first(layout, nodes.kind[ids] == LOGIT, nodes.probability[ids])
     names = tuple(graph.node_name(int(node)) for node in ids)
@@ -276,10 +299,58 @@ def build_scene(
         edge_target=target,
         edge_weight=np.asarray(pruned.edge_weight, dtype=np.float64)[drawn],
         edge_share=share,
-        edge_strength=strength,
+        strongest=strongest,
+        incoming=EdgeIndex.of(target, len(ids)),
+        outgoing=EdgeIndex.of(source, len(ids)),
         layout=layout,
         local_of={name: number for number, name in enumerate(names)},
     )
+
+
+@dataclass(frozen=True)
+class SceneRequest:
+    """How a graph is to be shown: node and edge threshold, and whether errors are drawn."""
+
+    thresholds: tuple[float, float]
+    show_errors: bool
+
+
+@dataclass(frozen=True)
+class PreparedScene:
+    """A graph, the part of it that is shown, and how it is arranged."""
+
+    graph: AttributionGraph
+    pruned: PrunedGraph
+    scene: GraphScene
+    request: SceneRequest
+
+
+def prepare_scene(
+    ctx: WorkContext,
+    graph: AttributionGraph,
+    pruned: Optional[PrunedGraph],
+    request: SceneRequest,
+) -> PreparedScene:
+    """Prune a graph (unless that was done) and arrange it. Made for a lane.
+
+    The scores are computed here too, so that the main thread finds them ready.
+    """
+    ctx.check()
+    part = graph.prune(*request.thresholds) if pruned is None else pruned
+    ctx.check()
+    _ = graph.scores
+    ctx.check()
+    scene = build_scene(graph, part, request.show_errors)
+    return PreparedScene(graph, part, scene, request)
+
+
+def _strongest(strength: Floats, limit: int) -> Ints:
+    """Return the ``limit`` largest, smallest first."""
+    if len(strength) > limit:
+        chosen = np.argpartition(strength, len(strength) - limit)[-limit:]
+    else:
+        chosen = np.arange(len(strength))
+    return chosen[np.argsort(strength[chosen], kind="stable")]
 
 
 def _likeliest_first(layout: GraphLayout, logits: Bools, probability: NDArray[Any]) -> GraphLayout:

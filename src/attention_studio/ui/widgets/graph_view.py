@@ -184,6 +184,10 @@ class GraphView(QAbstractScrollArea):
             self._max_faint = limit
             self._redraw()
 
+    def point_at(self, name: Optional[str]) -> None:
+        """Show the ring and card of a node, as if the pointer were over it."""
+        self._point_at(None if self._scene is None else self._scene.local(name), keyed=False)
+
     def show_node(self, name: str) -> None:
         """Scroll so that a node is in view."""
         local = None if self._scene is None else self._scene.local(name)
@@ -487,10 +491,10 @@ class GraphView(QAbstractScrollArea):
 
     def viewportEvent(self, event: QEvent) -> bool:
         """Understand a pinch on a touchpad."""
-        if isinstance(event, QNativeGestureEvent):
-            if event.gestureType() == Qt.NativeGestureType.ZoomNativeGesture:
-                self._zoom_about(event.position(), 1.0 + event.value())
-                return True
+        pinch = Qt.NativeGestureType.ZoomNativeGesture
+        if isinstance(event, QNativeGestureEvent) and event.gestureType() == pinch:
+            self._zoom_about(event.position(), 1.0 + event.value())
+            return True
         return bool(super().viewportEvent(event))
 
     # -- keyboard -----------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""Whether a graph may be believed: its scores, each with a mark and plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QWidget
+
+from attention_studio.ui.text import percent
+from attention_studio.ui.widgets.controls import Role, label, set_role
+
+if TYPE_CHECKING:
+    from attention_studio.core.graph_pruning import GraphScores
+
+# Below the first the graph misses much of what the model does; the identity is exact to rounding.
+GOOD_REPLACEMENT = 0.5
+GOOD_COMPLETENESS = 0.75
+MAX_IDENTITY_ERROR = 1e-4
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """A score as text, whether it is good, and what it means."""
+
+    text: str
+    good: bool
+    meaning: str
+
+
+class ScoreBadges(QWidget):
+    """Three scores in a row. The mark, not only the colour, says whether each is good."""
+
+    def __init__(self, parent: Optional[QWidget] = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("graph.scores")
+        self.setAccessibleName("Scores of the graph")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        self._values: dict[str, QLabel] = {}
+        self._names: dict[str, QLabel] = {}
+        for number, name in enumerate(("Replacement", "Completeness", "Identity error")):
+            key = name.split()[0].lower()
+            caption = label(name, "caption")
+            value = label("", "text", name=f"graph.score.{key}")
+            if number:
+                layout.addSpacing(8)
+            layout.addWidget(caption)
+            layout.addWidget(value)
+            self._names[key], self._values[key] = caption, value
+
+    def show_scores(self, scores: Optional[GraphScores]) -> None:
+        """Show other scores, or none."""
+        self.setVisible(scores is not None)
+        if scores is None:
+            return
+        for key, verdict in _verdicts(scores).items():
+            value = self._values[key]
+            value.setText(f"{'✓' if verdict.good else '⚠'} {verdict.text}")
+            role: Role = "success" if verdict.good else "warning"
+            set_role(value, role)
+            for part in (value, self._names[key]):
+                part.setToolTip(verdict.meaning)
+            state = "good" if verdict.good else "take care"
+            value.setAccessibleName(f"{self._names[key].text()} {verdict.text}, {state}")
+            value.setAccessibleDescription(verdict.meaning)
+
+
+def _verdicts(scores: GraphScores) -> dict[str, _Verdict]:
+    exact = scores.max_identity_error < MAX_IDENTITY_ERROR
+    return {
+        "replacement": _Verdict(
+            percent(scores.replacement),
+            scores.replacement >= GOOD_REPLACEMENT,
+            "Of all influence on the output, so much comes from the prompt's tokens through "
+            "features. The rest comes from what the dictionaries do not explain (error nodes).",
+        ),
+        "completeness": _Verdict(
+            percent(scores.completeness),
+            scores.completeness >= GOOD_COMPLETENESS,
+            "Of what feeds the nodes that matter, so much is features and tokens rather than "
+            "errors. Where it is low, look at the error nodes before you trust a path.",
+        ),
+        "identity": _Verdict(
+            f"{scores.max_identity_error:.1e}",
+            exact,
+            "Each node's edges and bias must add up to the value that the model computed; this is "
+            "the largest deviation, relative to the node's edges. "
+            + (
+                "It is rounding: the edges are exact."
+                if exact
+                else "It is more than rounding: do not trust this graph."
+            ),
+        ),
+    }
