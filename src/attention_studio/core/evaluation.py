@@ -220,9 +220,10 @@ class DownstreamMeter:
         self, transcoders: Mapping[int, Transcoder], ctx: Optional[WorkContext] = None
     ) -> tuple[dict[int, DownstreamQuality], DownstreamQuality]:
         """Each layer's dictionary alone, and all of them at once."""
-        sets: list[tuple[int, ...]] = [(layer,) for layer in sorted(transcoders)]
-        sets.append(tuple(sorted(transcoders)))
-        new_zeros = [layers for layers in dict.fromkeys(sets) if layers not in self._zero]
+        # With one layer, that layer alone and all at once are the same set, measured once.
+        everything = tuple(sorted(transcoders))
+        sets = list(dict.fromkeys([*((layer,) for layer in everything), everything]))
+        new_zeros = [layers for layers in sets if layers not in self._zero]
         zero_sums = dict.fromkeys(new_zeros, 0.0)
         original, n = 0.0, 0
         spliced = {layers: [0.0, 0.0] for layers in sets}
@@ -252,7 +253,7 @@ class DownstreamMeter:
             )
             for layers, (ce, kl) in spliced.items()
         }
-        return {layer: quality[(layer,)] for layer in transcoders}, quality[sets[-1]]
+        return {layer: quality[(layer,)] for layer in transcoders}, quality[everything]
 
 
 class _Pass:

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     @property
     def thread_count(self) -> int:
         """CPU threads to use: ``threads``, or all cores but one, and never less than one."""
-        return self.threads or max(1, _usable_cores() - 1)
+        return self.threads or max(1, usable_cores() - 1)
 
     def secrets(self) -> tuple[str, ...]:
         """The secret values themselves, for taking them out of logs."""
@@ -160,7 +160,8 @@ def _config_error(error: ValidationError) -> ConfigError:
     )
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
