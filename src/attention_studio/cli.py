@@ -327,9 +327,9 @@ def evaluate(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleCont
 
     loaded = _load(arguments, settings, ctx)
     replacement = _open_crm(arguments, loaded, ctx)
-    corpus = build_corpus(
-        loaded, arguments.text, arguments.seq_len, max_tokens=arguments.tokens, ctx=ctx
-    )
+    seq_len = min(arguments.seq_len, loaded.info.context_length)
+    # Some positions of a text are left out, so read a little more than is measured.
+    corpus = build_corpus(loaded, arguments.text, seq_len, max_tokens=2 * arguments.tokens, ctx=ctx)
     adapter = replacement.adapter
     source = ActivationSource(adapter, corpus, replacement.layers, block_tokens=1, seed=0)
     evaluator = Evaluator(source, adapter, arguments.tokens, arguments.downstream_tokens)
@@ -505,6 +505,8 @@ def _train_config(arguments: argparse.Namespace, loaded: LoadedModel) -> Any:
     }
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values["layers"] = _layers(arguments.layers, loaded.info.n_layers)
+    default_length = TrainConfig.model_fields["seq_len"].default
+    values["seq_len"] = min(default_length, loaded.info.context_length)
     for setting in arguments.set:
         name, equals, text = setting.partition("=")
         if not equals or name not in TrainConfig.model_fields:
