@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, random_transcoders, tiny_model
 from torch import Tensor
 
 from attention_studio.core.attribution import (
@@ -20,6 +19,7 @@ from attention_studio.core.attribution import (
 from attention_studio.core.model_adapter import ModelAdapter
 from attention_studio.core.replacement_model import LocalModel
 from attention_studio.utils.progress import WorkContext
+from tests.tiny import FAMILIES, random_transcoders, tiny_model
 
 IDS = [0, 5, 9, 14, 3, 21, 8]
 MIXES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

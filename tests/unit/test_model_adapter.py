@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, tiny_model
 
 from attention_studio.core.model_adapter import (
     SUPPORTED_FAMILIES,
     ModelAdapter,
     UnsupportedModelError,
 )
+from tests.tiny import FAMILIES, tiny_model
 
 IDS = [0, 5, 9, 14, 3, 21, 8, 30, 2, 11]
 VARIANTS = [*((family, {}) for family in FAMILIES), ("gpt_neox", {"use_parallel_residual": False})]
