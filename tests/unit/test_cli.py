@@ -1,0 +1,93 @@
+"""The command line's own small parts; what commands do is tested in tests/integration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import pytest
+
+from attention_studio import cli
+from attention_studio.utils.config import Settings
+from attention_studio.utils.errors import Cancelled, StudioError
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [(None, (0, 1, 2, 3)), ("0-2", (0, 1, 2)), ("3,0", (0, 3)), ("1-2,2", (1, 2))],
+)
+def test_layers_are_read_as_ranges_and_lists(text: Any, layers: tuple[int, ...]) -> None:
+    assert cli._layers(text, 4) == layers
+
+
+@pytest.mark.parametrize("text", ["4", "x", "1-", "-1", "2-1", ""])
+def test_layers_that_make_no_sense_are_usage_errors(text: str) -> None:
+    with pytest.raises(cli.UsageError):
+        cli._layers(text, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (StudioError("It broke", "of age", "buy another"), 1, "It broke. of age. buy another."),
+        (cli.UsageError("Not so"), 2, "Not so."),
+        (Cancelled(), 1, "Stopped"),
+        (ZeroDivisionError("by zero"), 1, "Something went wrong inside"),
+    ],
+)
+def test_every_failure_is_one_line_and_a_status(
+    error: Exception,
+    status: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> cli.Report:
+        raise error
+
+    monkeypatch.setattr(cli, "doctor", fail)
+    fail.__doc__ = "Fails."
+    assert cli.main(["doctor", "--json"]) == status
+    printed = capsys.readouterr()
+    assert says in json.loads(printed.out)["error"]
+    lines = [line for line in printed.err.splitlines() if line.startswith("attention-studio:")]
+    assert len(lines) == 1
+
+
+def test_a_bad_setting_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATTENTION_STUDIO_THREADS", "many")
+    assert cli.main(["doctor"]) == 1
+    assert "ATTENTION_STUDIO_THREADS" in capsys.readouterr().err
+
+
+def test_headless_commands_use_every_core_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def look(_: argparse.Namespace, settings: Settings, __: cli.ConsoleContext) -> cli.Report:
+        """Looks."""
+        seen.append(settings.threads)
+        return cli.Report({}, [])
+
+    monkeypatch.setattr(cli, "doctor", look)
+    monkeypatch.setattr(cli, "usable_cores", lambda: 7)
+    cli.main(["doctor"])
+    monkeypatch.setenv("ATTENTION_STUDIO_THREADS", "3")
+    cli.main(["doctor"])
+    assert seen == [7, 3]
+
+
+def test_the_first_cancel_may_end_work_in_good_order() -> None:
+    ctx = cli.ConsoleContext(quiet=True)
+    asked: list[str] = []
+    ctx.on_cancel = lambda: asked.append("stop")
+    ctx.cancel()
+    assert asked == ["stop"]
+    ctx.check()
+    ctx.cancel()
+    with pytest.raises(Cancelled):
+        ctx.check()
