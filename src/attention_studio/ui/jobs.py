@@ -143,12 +143,15 @@ class Job(QObject):
     failed = Signal(object)
     cancelled = Signal(object)
 
-    def __init__(self, number: int, title: str, lane: str, key: Optional[str]) -> None:
+    def __init__(
+        self, number: int, title: str, lane: str, key: Optional[str], quiet: bool = False
+    ) -> None:
         super().__init__()
         self.number = number
         self.title = title
         self.lane = lane
         self.key = key
+        self.quiet = quiet
         self.context = LaneContext()
         self.state = JobState.QUEUED
         self.last_progress = JobProgress()
@@ -308,6 +311,7 @@ class JobRunner(QObject):
         lane: LaneName = "compute",
         key: Optional[str] = None,
         priority: int = INTERACTIVE,
+        quiet: bool = False,
     ) -> Job:
         """Run ``function(context, *arguments)`` on a lane.
 
@@ -317,12 +321,13 @@ class JobRunner(QObject):
             lane: "compute" for what touches a model, "io" for disk and network.
             key: an older job with the same key is cancelled and disconnected.
             priority: lower runs first.
+            quiet: too small for the list of tasks, unless it takes long.
 
         Returns:
             The job, not yet begun: connect to its signals now. After a shutdown has begun the job
             is cancelled at once.
         """
-        job = Job(next(self._numbers), title, lane, key)
+        job = Job(next(self._numbers), title, lane, key, quiet)
         if key is not None:
             self._supersede(key)
         if not self._open:
@@ -459,6 +464,14 @@ class JobRunner(QObject):
         if partial is not None and not job.superseded:
             job.partial.emit(partial[0])
 
+    @staticmethod
+    def _log_failure(job: Job, failure: JobFailure) -> None:
+        told = f"{job.title}: {failure.what}. {failure.why}".rstrip(". ")
+        if isinstance(failure.error, StudioError):
+            logger.warning(told)
+        else:
+            logger.error(f"{told}\n{failure.details}")
+
     def _settle(self, job: Job, state: JobState, value: Any = None) -> None:
         if self._jobs.pop(job.number, None) is None:
             return
@@ -470,7 +483,7 @@ class JobRunner(QObject):
         job.ended_at = time.monotonic()
         if state is JobState.FAILED:
             job.failure = value
-            logger.error(f"{job.title}: {value.what}. {value.why}\n{value.details}")
+            self._log_failure(job, value)
         self.job_changed.emit(job)
         if not job.superseded:
             if state is JobState.FINISHED:

@@ -19,12 +19,17 @@ from typing import TYPE_CHECKING, Any, Optional
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
+from attention_studio.utils.config import Settings
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
+    from attention_studio.core.dictionaries.crm_folder import CRMManifest
     from attention_studio.core.feature_extractor import FeatureReport
-    from attention_studio.core.model_manager import LoadedModel, ModelInfo, PromptView
+    from attention_studio.core.loaded_model import LoadedModel
+    from attention_studio.core.model_records import LayerInfo, ModelInfo, PromptView
     from attention_studio.core.replacement_model import CompleteReplacementModel
 
 DEFAULT_NODE_THRESHOLD = 0.8
@@ -55,20 +60,26 @@ def feature_id(layer: int, position: int, index: int) -> str:
 class Session(QObject):
     """The observable state. Lives on the main thread.
 
-    ``changed`` carries the ``SessionPart`` and whoever initiated the change (or None). Setting a
-    part to the value that it has emits nothing.
+    ``settings`` are those of the machine, for lanes that need them. ``changed`` carries the
+    ``SessionPart`` and whoever initiated the change (or None). Setting a part to the value that it
+    has emits nothing.
     """
 
     changed = Signal(object, object)
 
-    def __init__(self, parent: Optional[QObject] = None) -> None:
+    def __init__(
+        self, settings: Optional[Settings] = None, parent: Optional[QObject] = None
+    ) -> None:
         super().__init__(parent)
+        self.settings = settings if settings is not None else Settings()
         self.undo_stack = QUndoStack(self)
         self.undo_stack.setUndoLimit(500)
         self._values: dict[str, Any] = {
             "model": None,
             "crm": None,
             "crm_info": None,
+            "crm_folder": None,
+            "layers": (),
             "prompt": "",
             "prompt_view": None,
             "features": None,
@@ -100,9 +111,22 @@ class Session(QObject):
         return value
 
     @property
-    def crm_info(self) -> Any:
+    def crm_info(self) -> Optional[CRMManifest]:
         """The manifest of the open replacement model."""
-        return self._values["crm_info"]
+        value: Optional[CRMManifest] = self._values["crm_info"]
+        return value
+
+    @property
+    def crm_folder(self) -> Optional[Path]:
+        """The folder that the open replacement model came from."""
+        value: Optional[Path] = self._values["crm_folder"]
+        return value
+
+    @property
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """The layers of the loaded model, described."""
+        value: tuple[LayerInfo, ...] = self._values["layers"]
+        return value
 
     @property
     def prompt(self) -> str:
@@ -160,26 +184,34 @@ class Session(QObject):
 
     # -- writing ------------------------------------------------------------------------------
 
-    def set_model(self, model: Optional[LoadedModel], initiator: Optional[object] = None) -> None:
+    def set_model(
+        self,
+        model: Optional[LoadedModel],
+        layers: tuple[LayerInfo, ...] = (),
+        initiator: Optional[object] = None,
+    ) -> None:
         """Set the loaded model; everything computed with another one is dropped."""
         if model is self.model:
             return
-        self.set_crm(None, None, initiator)
+        self.set_crm(None, None, None, initiator)
+        self._values["layers"] = layers
         self._set("prompt_view", SessionPart.PROMPT_VIEW, None, initiator)
         self._set("model", SessionPart.MODEL, model, initiator)
 
     def set_crm(
         self,
         crm: Optional[CompleteReplacementModel],
-        info: Any,
+        info: Optional[CRMManifest],
+        folder: Optional[Path] = None,
         initiator: Optional[object] = None,
     ) -> None:
-        """Set the open replacement model and its manifest; drops features and graph."""
+        """Set the open replacement model, its manifest and folder; drops features and graph."""
         if crm is self.crm and info is self.crm_info:
             return
         self.set_features(None, initiator)
         self.set_graph(None, None, initiator)
         self._values["crm_info"] = info
+        self._values["crm_folder"] = folder
         self._set("crm", SessionPart.CRM, crm, initiator)
 
     def set_prompt(self, text: str, initiator: Optional[object] = None) -> None:

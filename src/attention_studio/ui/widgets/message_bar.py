@@ -55,6 +55,7 @@ class MessageBar(QFrame):
     """Shows one message at a time; later ones wait. Errors come before everything else."""
 
     shown = Signal(object)
+    emptied = Signal()
 
     def __init__(self, theme: Theme, parent: Optional[QWidget] = None) -> None:
         super().__init__(parent)
@@ -134,6 +135,7 @@ class MessageBar(QFrame):
             return
         self.current = None
         self.hide()
+        self.emptied.emit()
 
     @property
     def waiting(self) -> int:

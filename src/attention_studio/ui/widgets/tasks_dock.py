@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from attention_studio.ui.theme import Theme
 
 KEPT_DONE = 30
+# Quiet work is listed once it takes this long.
+QUIET_S = 0.5
 _WORDS = {
     JobState.QUEUED: "Waiting",
     JobState.RUNNING: "Running",
@@ -121,6 +123,7 @@ class TasksDock(StudioDock):
         super().__init__(session, runner, commands, theme, parent)
         self._rows: dict[int, _TaskRow] = {}
         self._live: dict[int, Job] = {}
+        self._quiet: dict[int, Job] = {}
         self._done: deque[int] = deque()
         self._clear = icon_button(
             theme,
@@ -160,6 +163,14 @@ class TasksDock(StudioDock):
 
     @Slot(object)
     def _on_added(self, job: Job) -> None:
+        if job.quiet:
+            self._quiet[job.number] = job
+            if not self._clock.isActive():
+                self._clock.start()
+        else:
+            self._list(job)
+
+    def _list(self, job: Job) -> None:
         row_widget = _TaskRow(job, self.runner, self.theme)
         self._rows[job.number] = row_widget
         self._live[job.number] = job
@@ -170,6 +181,8 @@ class TasksDock(StudioDock):
 
     @Slot(object)
     def _on_changed(self, job: Job) -> None:
+        if job.state.over:
+            self._quiet.pop(job.number, None)
         shown = self._rows.get(job.number)
         if shown is None:
             return
@@ -178,14 +191,24 @@ class TasksDock(StudioDock):
             self._done.append(job.number)
             while len(self._done) > KEPT_DONE:
                 self._drop(self._done.popleft())
-            if not self._live:
-                self._clock.stop()
+            if job.quiet and job.state is not JobState.FAILED:
+                # It was listed because it took long; nobody needs a record of it.
+                self._done.pop()
+                self._drop(job.number)
+                self.show_empty(not self._rows)
 
     @Slot()
     def _tick(self) -> None:
-        if not self.isVisible():
+        if not self._live and not self._quiet:
+            self._clock.stop()
             return
         now = time.monotonic()
+        for job in tuple(self._quiet.values()):
+            if job.started_at is not None and now - job.started_at > QUIET_S:
+                del self._quiet[job.number]
+                self._list(job)
+        if not self.isVisible():
+            return
         for job in self._live.values():
             if job.started_at is not None and now - job.started_at > 0.4:
                 self._rows[job.number].show_job(job)

@@ -1,0 +1,159 @@
+"""The composition root: builds everything once and hands it over by constructor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+
+from loguru import logger
+from PySide6.QtCore import QObject, QSocketNotifier, QTimer, QtMsgType, Slot, qInstallMessageHandler
+from PySide6.QtWidgets import QApplication
+
+from attention_studio import __version__
+from attention_studio.ui.collector import MainThreadCollector
+from attention_studio.ui.commands import Commands
+from attention_studio.ui.jobs import JobRunner
+from attention_studio.ui.main_window import MainWindow
+from attention_studio.ui.session import Session
+from attention_studio.ui.theme import Theme
+from attention_studio.ui.watchdog import StallWatchdog
+from attention_studio.ui.window_state import WindowState
+from attention_studio.utils.config import Settings, load_settings
+from attention_studio.utils.logging import configure_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from PySide6.QtCore import QMessageLogContext
+
+# Lanes run Python of their own (tokenisers, imports). The event loop gets its turn this often.
+SWITCH_INTERVAL_S = 0.001
+WATCHDOG_VARIABLE = "ATTENTION_STUDIO_WATCHDOG"
+
+
+@dataclass
+class Studio:
+    """Everything that one window is made of."""
+
+    settings: Settings
+    theme: Theme
+    session: Session
+    runner: JobRunner
+    commands: Commands
+    window: MainWindow
+
+
+def build_studio(settings: Settings) -> Studio:
+    """Build the window and all it needs. There must be a QApplication."""
+    state = WindowState(settings.state_dir)
+    theme = Theme(state.scheme, state.text_scale, settings.state_dir / "theme")
+    theme.apply()
+    session = Session(settings)
+    runner = JobRunner()
+    commands = Commands(session, theme)
+    window = MainWindow(session, runner, commands, theme, state)
+    return Studio(settings, theme, session, runner, commands, window)
+
+
+class _Signals(QObject):
+    """Turns SIGINT and SIGTERM into closing the window.
+
+    Python runs its handlers only when the interpreter gets a turn, which an idle event loop never
+    gives. The signal's number arrives through a socket, which wakes the event loop.
+    """
+
+    def __init__(self, window: MainWindow) -> None:
+        super().__init__(window)
+        self._window = window
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+        self._notifier = QSocketNotifier(self._ours.fileno(), QSocketNotifier.Type.Read, self)
+        self._notifier.activated.connect(self._on_signal)
+        self._old_descriptor = signal.set_wakeup_fd(
+            self._theirs.fileno(), warn_on_full_buffer=False
+        )
+        self._old = {s: signal.signal(s, _ignore) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def close(self) -> None:
+        """Give the signals back."""
+        self._notifier.setEnabled(False)
+        signal.set_wakeup_fd(self._old_descriptor)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._ours.close()
+        self._theirs.close()
+
+    @Slot()
+    def _on_signal(self) -> None:
+        try:
+            self._ours.recv(64)
+        except BlockingIOError:
+            return
+        self._window.close()
+
+
+def _ignore(_number: int, _frame: Optional[FrameType]) -> None:
+    """Handled through the socket."""
+
+
+def _qt_message(kind: QtMsgType, _context: QMessageLogContext, message: str) -> None:
+    level = {
+        QtMsgType.QtDebugMsg: "DEBUG",
+        QtMsgType.QtInfoMsg: "INFO",
+        QtMsgType.QtWarningMsg: "WARNING",
+        QtMsgType.QtCriticalMsg: "ERROR",
+        QtMsgType.QtFatalMsg: "CRITICAL",
+    }[kind]
+    logger.log(level, f"Qt: {message}")
+
+
+def has_display(platform: str = sys.platform) -> bool:
+    """Whether a window can be shown here. Only Linux and its kin can be without a display."""
+    if platform in ("win32", "darwin"):
+        return True
+    chosen = os.environ.get("QT_QPA_PLATFORM", "")
+    if chosen.split(":")[0] in ("offscreen", "minimal", "vnc", "linuxfb", "eglfs"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def run(arguments: Sequence[str] = ()) -> int:
+    """Open the window and return the exit status when it is closed.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+    """
+    settings = load_settings()
+    configure_logging(settings)
+    qInstallMessageHandler(_qt_message)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    QApplication.setApplicationName("AttentionStudio")
+    QApplication.setApplicationVersion(__version__)
+    QApplication.setDesktopFileName("attention-studio")
+    app = QApplication([sys.argv[0], *arguments])
+    app.setStyle("Fusion")
+    studio = build_studio(settings)
+    collector = MainThreadCollector(app)
+    collector.start()
+    signals = _Signals(studio.window)
+    watchdog: Optional[StallWatchdog] = None
+    if os.environ.get(WATCHDOG_VARIABLE):
+        watchdog = StallWatchdog(log=True, parent=app)
+        watchdog.start()
+    studio.window.show()
+    # After the first paint: the list of models, and torch in the background.
+    QTimer.singleShot(50, studio.window.model_dock, studio.window.model_dock.start)
+    status = app.exec()
+    if watchdog is not None:
+        logger.info(f"event loop: {watchdog.stop()}")
+    signals.close()
+    studio.runner.shutdown()
+    collector.stop()
+    qInstallMessageHandler(None)
+    return status

@@ -1,0 +1,68 @@
+"""Where docks go: the presets of the window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from PySide6.QtCore import Qt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from PySide6.QtWidgets import QDockWidget, QMainWindow
+
+Preset = Literal["train", "features", "circuits"]
+
+_BODY: dict[Preset, tuple[tuple[str, ...], ...]] = {
+    # Docks in the middle, from left to right; docks in one tuple share a place as tabs.
+    "train": (("train",),),
+    "features": (("features",), ("graph",)),
+    "circuits": (("graph",), ("features", "train")),
+}
+_WIDTHS: dict[Preset, tuple[int, ...]] = {
+    "train": (1000,),
+    "features": (620, 420),
+    "circuits": (700, 370),
+}
+_LEFT_WIDTH = 320
+_BOTTOM_HEIGHT = 140
+
+
+def apply_preset(window: QMainWindow, docks: Mapping[str, QDockWidget], preset: Preset) -> None:
+    """Put every dock where the preset wants it; docks that it does not name are hidden.
+
+    Args:
+        window: has no central widget of its own: docks fill it.
+        docks: by the short names "model", "prompt", "train", "features", "graph", "tasks", "log".
+        preset: which arrangement.
+    """
+    for dock in docks.values():
+        dock.setFloating(False)
+        window.removeDockWidget(dock)
+    left = [docks["model"], docks["prompt"]]
+    groups = [[docks[name] for name in group if name in docks] for group in _BODY[preset]]
+    bottom = [docks["tasks"], docks["log"]]
+    window.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, left[0])
+    # First the body beside the left column, then what lies below the body, then the rest of the
+    # body: a split divides the place of the dock that it starts from.
+    window.splitDockWidget(left[0], groups[0][0], Qt.Orientation.Horizontal)
+    window.splitDockWidget(groups[0][0], bottom[0], Qt.Orientation.Vertical)
+    previous = groups[0][0]
+    for group in groups[1:]:
+        window.splitDockWidget(previous, group[0], Qt.Orientation.Horizontal)
+        previous = group[0]
+    window.splitDockWidget(left[0], left[1], Qt.Orientation.Vertical)
+    window.tabifyDockWidget(bottom[0], bottom[1])
+    for group in groups:
+        for other in group[1:]:
+            window.tabifyDockWidget(group[0], other)
+    for dock in [*left, *(dock for group in groups for dock in group), *bottom]:
+        dock.show()
+    heads = [group[0] for group in groups]
+    for first in [*heads, bottom[0]]:
+        first.raise_()
+    widths = _WIDTHS[preset]
+    window.resizeDocks([left[0], heads[0]], [_LEFT_WIDTH, sum(widths)], Qt.Orientation.Horizontal)
+    window.resizeDocks(heads, list(widths), Qt.Orientation.Horizontal)
+    window.resizeDocks(left, [400, 420], Qt.Orientation.Vertical)
+    window.resizeDocks([heads[0], bottom[0]], [680, _BOTTOM_HEIGHT], Qt.Orientation.Vertical)

@@ -1,0 +1,104 @@
+"""The status bar's figures: model, replacement model, device, running work, memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional
+
+import psutil
+from PySide6.QtCore import QTimer, Slot
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QWidget
+
+from attention_studio.ui import text
+from attention_studio.ui.jobs import Job, JobRunner
+from attention_studio.ui.session import Session, SessionPart
+from attention_studio.ui.widgets.controls import label, named
+
+if TYPE_CHECKING:
+    from attention_studio.ui.theme import Theme
+
+_MEMORY_MS = 2_000
+
+
+class StatusFigures(QWidget):
+    """One line at the bottom of the window."""
+
+    def __init__(
+        self, session: Session, theme: Theme, runner: JobRunner, parent: Optional[QWidget] = None
+    ) -> None:
+        super().__init__(parent)
+        self._session = session
+        self._runner = runner
+        self._theme = theme
+        self._process = psutil.Process()
+        self._said = ""
+        self._model = self._figure("status.model", "Model", "The loaded model")
+        self._crm = self._figure("status.crm", "Replacement model", "The open replacement model")
+        self._work = self._figure("status.work", "Work", "What is running")
+        self._device = self._figure("status.device", "Device", "Where the model runs")
+        self._memory = self._figure(
+            "status.memory", "Memory", "Memory of this program, and what is free on the machine"
+        )
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(4, 0, 4, 1)
+        layout.setSpacing(6)
+        layout.addWidget(self._model)
+        layout.addWidget(self._crm)
+        layout.addStretch(1)
+        layout.addWidget(self._work)
+        layout.addStretch(1)
+        layout.addWidget(self._device)
+        layout.addWidget(self._memory)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_MEMORY_MS)
+        self._timer.timeout.connect(self._measure)
+        self._timer.start()
+        session.changed.connect(self._on_session)
+        runner.job_changed.connect(self._on_job)
+        runner.job_added.connect(self._on_job)
+        self._show_session()
+        self._measure()
+
+    def say(self, message: str) -> None:
+        """Put a word in the middle that stays."""
+        self._said = message
+        self._work.setText(message)
+
+    @staticmethod
+    def _figure(name: str, accessible: str, tip: str) -> QLabel:
+        return named(label("", "caption"), name, accessible, tip)
+
+    @Slot(object, object)
+    def _on_session(self, part: SessionPart, _initiator: object) -> None:
+        if part in (SessionPart.MODEL, SessionPart.CRM, SessionPart.TRAINING):
+            self._show_session()
+
+    def _show_session(self) -> None:
+        info = self._session.model_info
+        self._model.setText("No model" if info is None else info.name)
+        folder, crm = self._session.crm_folder, self._session.crm_info
+        if crm is None:
+            self._crm.setText("No replacement model")
+        else:
+            name = folder.name if folder is not None else "In memory"
+            self._crm.setText(f"{name} ({len(crm.layers)} of {crm.model.n_layers} layers)")
+        self._device.setText("" if info is None else f"{info.device} · {info.dtype}")
+
+    @Slot(object)
+    def _on_job(self, _job: Job) -> None:
+        if self._said:
+            return
+        running = [job for job in self._runner.jobs if job.started_at is not None]
+        if not running:
+            self._work.setText("")
+            return
+        job = running[-1]
+        fraction = job.last_progress.fraction
+        done = "" if fraction is None else f" {100 * fraction:.0f}%"
+        more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        self._work.setText(f"{job.title}{done}{more}")
+
+    @Slot()
+    def _measure(self) -> None:
+        used = self._process.memory_info().rss
+        free = psutil.virtual_memory().available
+        self._memory.setText(f"{text.size(used)} used · {text.size(free)} free")
