@@ -1,0 +1,179 @@
+"""Held-out metrics against what they are by definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from attention_studio.core.activations import ActivationSource
+from attention_studio.core.corpus import TokenCorpus
+from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
+from attention_studio.core.evaluation import (
+    DENSITY_EDGES,
+    DownstreamMeter,
+    DownstreamQuality,
+    Evaluator,
+    FvuSums,
+    reconstruct,
+)
+from attention_studio.core.loaded_model import LoadedModel
+from attention_studio.utils.errors import Cancelled
+from attention_studio.utils.progress import WorkContext
+from tests.tiny import tiny_loaded
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return tiny_loaded("llama")
+
+
+@pytest.fixture(scope="module")
+def corpus(loaded: LoadedModel) -> TokenCorpus:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, loaded.info.vocab_size, (20, 10)).astype(np.int32)
+    tokens[:, 0] = 0
+    lengths = np.full(20, 10, dtype=np.int32)
+    lengths[-1] = 4
+    return TokenCorpus.of(tokens, lengths, 0)
+
+
+def transcoder(seed: int = 0, k: int = 5) -> Transcoder:
+    g = torch.Generator().manual_seed(seed)
+    t = Transcoder(TranscoderConfig(d_model=32, d_latent=40, k=k))
+    for parameter in t.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.2)
+    t.b_E[7] = -1e6  # never fires
+    return t
+
+
+def evaluator(loaded: LoadedModel, corpus: TokenCorpus, downstream: int = 1000) -> Evaluator:
+    source = ActivationSource(loaded.adapter, corpus, (0, 2), 100, 0)
+    return Evaluator(source, loaded.adapter, 10_000, downstream)
+
+
+def test_fvu_sums() -> None:
+    g = torch.Generator().manual_seed(0)
+    y, p = torch.randn(100, 7, generator=g) + 30, torch.randn(100, 7, generator=g) + 30
+    sums = FvuSums()
+    for part in range(0, 100, 33):
+        sums.add(y[part : part + 33], p[part : part + 33])
+    expected = (y - p).square().sum() / (y - y.mean(0)).square().sum()
+    assert sums.fvu == pytest.approx(expected.item(), rel=1e-5)
+    mean = FvuSums()
+    mean.add(y, y.mean(0).expand_as(y))
+    assert mean.fvu == pytest.approx(1.0)
+
+
+def test_reconstruct_is_the_transcoder(loaded: LoadedModel) -> None:
+    t, x = transcoder(), torch.randn(1100, 32)
+    prediction, counts = reconstruct(t, x)
+    torch.testing.assert_close(prediction, t(x), rtol=1e-5, atol=1e-5)
+    assert counts.tolist() == (t.encode(x) > 0).sum(0).tolist()
+
+
+def test_layer_quality(loaded: LoadedModel, corpus: TokenCorpus) -> None:
+    transcoders = {0: transcoder(0), 2: transcoder(2, k=9)}
+    found = evaluator(loaded, corpus).evaluate(transcoders)
+    assert found.n_tokens == corpus.n_kept
+    ids = torch.from_numpy(corpus.tokens.astype(np.int64))
+    keep = torch.from_numpy(corpus.kept())
+    activations = loaded.adapter.harvest(ids, (0, 2))
+    for layer, t in transcoders.items():
+        x, y = activations[layer].inputs[keep], activations[layer].outputs[keep]
+        f = t.encode(x)
+        quality = found.layers[layer]
+        fvu = (y - t(x)).square().sum() / (y - y.mean(0)).square().sum()
+        assert quality.fvu == pytest.approx(fvu.item(), rel=1e-4)
+        assert quality.l0 == pytest.approx((f > 0).float().sum(1).mean().item(), rel=1e-5)
+        dead = (f > 0).sum(0) == 0
+        assert dead[7]
+        assert quality.dead_fraction == pytest.approx(dead.float().mean().item())
+        assert sum(quality.density) == int((~dead).sum())
+        assert len(quality.density) == len(DENSITY_EDGES) - 1
+        frequent = ((f > 0).double().mean(0) > 10**-0.25).sum()  # the last bin: above −0.25
+        assert quality.density[-1] == int(frequent)
+
+
+def scored_ce(loaded: LoadedModel, corpus: TokenCorpus, logits: torch.Tensor) -> float:
+    total, n = 0.0, 0
+    logp = logits.log_softmax(-1)
+    for row in range(corpus.n_sequences):
+        for t in range(1, int(corpus.lengths[row]) - 1):
+            if corpus.tokens[row, t] != 0:
+                total -= logp[row, t, int(corpus.tokens[row, t + 1])].item()
+                n += 1
+    return total / n
+
+
+def test_downstream_losses_are_those_of_the_spliced_model(
+    loaded: LoadedModel, corpus: TokenCorpus
+) -> None:
+    transcoders = {0: transcoder(0), 2: transcoder(2)}
+    meter = DownstreamMeter(loaded.adapter, corpus, 10_000)
+    per_layer, all_layers = meter.measure(transcoders)
+    ids = torch.from_numpy(corpus.tokens.astype(np.int64))
+    keep = torch.from_numpy(corpus.kept()).unsqueeze(-1)
+
+    def spliced(layers: list[int], zero: bool = False) -> float:
+        def use(t: Transcoder):  # type: ignore[no-untyped-def]
+            return lambda x, y: torch.where(keep, torch.zeros_like(y) if zero else t(x), y)
+
+        with loaded.adapter.replaced_mlps({layer: use(transcoders[layer]) for layer in layers}):
+            return scored_ce(loaded, corpus, loaded.adapter.logits(ids))
+
+    original = scored_ce(loaded, corpus, loaded.adapter.logits(ids))
+    for found, layers in ((per_layer[0], [0]), (per_layer[2], [2]), (all_layers, [0, 2])):
+        assert found.ce_original == pytest.approx(original, rel=1e-5)
+        assert found.ce_spliced == pytest.approx(spliced(layers), rel=1e-5)
+        assert found.ce_zero == pytest.approx(spliced(layers, zero=True), rel=1e-5)
+        assert found.kl > 0
+    # Measured again with what was remembered, the numbers are the same.
+    assert meter.measure(transcoders)[1] == all_layers
+
+
+def test_a_perfect_stand_in_recovers_everything(loaded: LoadedModel, corpus: TokenCorpus) -> None:
+    """A skip connection can be exact where the MLP is linear: here, an MLP that writes zeros."""
+    model = tiny_loaded("llama", seed=1)
+    down = model.model.model.layers[1].mlp.down_proj.weight
+    with torch.no_grad():
+        down.zero_()
+    nothing = Transcoder(TranscoderConfig(d_model=32, d_latent=4, k=1))
+    nothing.b_E.fill_(-1.0)
+    found, _ = DownstreamMeter(model.adapter, corpus, 100).measure({1: nothing})
+    assert found[1].kl == pytest.approx(0.0, abs=1e-6)
+    assert found[1].ce_spliced == pytest.approx(found[1].ce_original, abs=1e-6)
+    assert found[1].loss_recovered is None  # zeros do no harm here, so there is nothing to recover
+
+
+def test_loss_recovered() -> None:
+    assert DownstreamQuality(2.0, 2.5, 4.0, 0.1).loss_recovered == pytest.approx(0.75)
+    assert DownstreamQuality(2.0, 2.0, 4.0, 0.0).loss_recovered == 1.0
+    assert DownstreamQuality(2.0, 5.0, 4.0, 0.1).loss_recovered == pytest.approx(-0.5)
+    assert DownstreamQuality(2.0, 2.5, 1.9, 0.1).loss_recovered is None
+
+
+def test_downstream_can_be_left_out(loaded: LoadedModel, corpus: TokenCorpus) -> None:
+    found = evaluator(loaded, corpus, downstream=0).evaluate({0: transcoder(), 2: transcoder()})
+    assert found.all_layers is None
+    assert found.layers[0].downstream is None
+
+
+def test_the_model_is_left_as_it_was(loaded: LoadedModel, corpus: TokenCorpus) -> None:
+    ids = torch.from_numpy(corpus.tokens.astype(np.int64))
+    before = loaded.adapter.logits(ids)
+    evaluator(loaded, corpus).evaluate({0: transcoder(), 2: transcoder()})
+    assert torch.equal(loaded.adapter.logits(ids), before)
+
+
+def test_fvu_of_any_function(loaded: LoadedModel, corpus: TokenCorpus) -> None:
+    found = evaluator(loaded, corpus).fvu_of({0: torch.zeros_like, 2: lambda x: x * 1e3})
+    assert found[0] >= 1.0
+    assert found[2] > 1e3
+
+
+def test_cancel(loaded: LoadedModel, corpus: TokenCorpus) -> None:
+    ctx = WorkContext()
+    ctx.cancel()
+    with pytest.raises(Cancelled):
+        evaluator(loaded, corpus).evaluate({0: transcoder()}, ctx)
