@@ -197,10 +197,11 @@ class PinsModel(QAbstractListModel):
         self._pins: list[tuple[str, str]] = []
 
     def show(self, pins: Sequence[tuple[str, str]]) -> None:
-        """List other pins, as (name, text)."""
-        self.beginResetModel()
-        self._pins = list(pins)
-        self.endResetModel()
+        """List other pins, as (name, text). The same ones keep their place in the view."""
+        if list(pins) != self._pins:
+            self.beginResetModel()
+            self._pins = list(pins)
+            self.endResetModel()
 
     def name(self, row: int) -> str:
         """Return the name of the node in a row."""

@@ -298,14 +298,22 @@ class GraphDock(StudioDock):
         self._ask_and_export("SVG picture (*.svg)", ".svg")
 
     def _ask_and_export(self, kind: str, suffix: str) -> None:
-        chosen, _ = QFileDialog.getSaveFileName(
-            self, "Save a picture of the graph", f"graph{suffix}", kind
-        )
-        if not chosen:
-            return
-        path = Path(chosen)
+        # Opened, not executed: the event loop goes on, and training with it.
+        dialog = QFileDialog(self, "Save a picture of the graph")
+        dialog.setObjectName("graph.export.dialog")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.setNameFilter(kind)
+        dialog.setDefaultSuffix(suffix.lstrip("."))
+        dialog.selectFile(f"graph{suffix}")
+        dialog.fileSelected.connect(self.export_file)
+        dialog.open()
+
+    @Slot(str)
+    def export_file(self, file: str) -> None:
+        """Write the picture to a file and say how that went."""
         try:
-            written = self.export_picture(path if path.suffix else path.with_suffix(suffix))
+            written = self.export_picture(Path(file))
         except PictureError as error:
             self.message.emit(Message.of(error))
         else:

@@ -126,3 +126,21 @@ def nearest(
         squared = np.where(among, squared, np.inf)
     best = int(np.argmin(squared))
     return best if squared[best] <= HIT_RADIUS**2 else None
+
+
+def room_beside_bars(
+    picture: tuple[float, float], plot: tuple[float, float], bars: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the width and height that are left for a picture beside the scroll bars it needs.
+
+    Args:
+        picture: width and height of the picture.
+        plot: width and height without scroll bars.
+        bars: width of the upright bar, height of the other.
+    """
+    room = plot
+    # One bar takes room from the other direction, and may so make the other bar necessary.
+    for _ in range(2):
+        wide, high = picture[0] > room[0] + 1, picture[1] > room[1] + 1
+        room = plot[0] - (bars[0] if high else 0), plot[1] - (bars[1] if wide else 0)
+    return room

@@ -80,7 +80,7 @@ class GraphLook:
         self.gutter = self.small_metrics.horizontalAdvance("Logits") + 20.0
         self.header = self.metrics.height() + 30.0
         self.footer = self.metrics.height() + self.small_metrics.height() + 14.0
-        self._stamps: dict[tuple[int, int, str, str, float], QPixmap] = {}
+        self._stamps: dict[tuple[int, int, str, str, float], tuple[QPixmap, float]] = {}
 
     def share_level(self, share: float) -> int:
         """Return which of the diverging colours stands for a signed share of an input."""
@@ -93,8 +93,10 @@ class GraphLook:
         """Return the colour that stands for a signed share of an input."""
         return QColor(self.shares[self.share_level(share)])
 
-    def stamp(self, kind: int, size: int, fill: str, outline: str, ratio: float) -> QPixmap:
-        """Return the picture of a node, ``size`` half pixels in radius."""
+    def stamp(
+        self, kind: int, size: int, fill: str, outline: str, ratio: float
+    ) -> tuple[QPixmap, float]:
+        """Return the picture of a node, ``size`` half pixels in radius, and half its width."""
         key = (kind, size, fill, outline, ratio)
         if key not in self._stamps:
             radius = size / 2.0
@@ -107,7 +109,7 @@ class GraphLook:
             middle = QPointF(extent / 2.0, extent / 2.0)
             paint_node(painter, kind, middle, radius, QColor(fill), QColor(outline))
             painter.end()
-            self._stamps[key] = picture
+            self._stamps[key] = picture, extent / 2.0
         return self._stamps[key]
 
 

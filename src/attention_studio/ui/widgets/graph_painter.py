@@ -25,6 +25,8 @@ from attention_studio.ui.widgets.graph_scene import ERROR, FEATURE, GraphScene, 
 
 # Of a selected node this many edges get a width and a curve of their own.
 MAX_WIDE_EDGES = 400
+# Nodes of one kind come in so many shades, paler with less influence.
+FILL_STEPS = 6
 
 
 def paint_frame(painter: QPainter, frame: Frame, look: GraphLook) -> None:
@@ -176,37 +178,43 @@ def node_fills(frame: Frame, look: GraphLook) -> list[str]:
     scene, t = frame.scene, look.tokens
     if frame.selected is not None:
         shares = neighbour_shares(scene, frame.selected, frame.mode)
-        kept = set(frame.pinned) | {frame.selected}
-        return [
-            look.kinds[int(kind)]
-            if local in kept
-            else mix(t.canvas, t.neutral, 0.30)
-            if np.isnan(shares[local])
-            else look.shares[look.share_level(float(shares[local]))]
-            for local, kind in enumerate(scene.kind)
-        ]
+        fills = [mix(t.canvas, t.neutral, 0.30)] * scene.n_nodes
+        for local in np.flatnonzero(~np.isnan(shares)).tolist():
+            fills[local] = look.shares[look.share_level(float(shares[local]))]
+        for local in (*frame.pinned, frame.selected):
+            fills[local] = look.kinds[int(scene.kind[local])]
+        return fills
     inner = np.isin(scene.kind, (FEATURE, ERROR))
     most = scene.influence[inner].max() if inner.any() else 0.0
     depth = np.sqrt(np.clip(scene.influence / most, 0.0, 1.0)) if most > 0 else scene.influence
-    steps = np.where(inner, np.round(depth * 6.0) / 6.0, 1.0)
-    return [
-        mix(t.canvas, look.kinds[int(kind)], 0.48 + 0.52 * float(step))
-        for kind, step in zip(scene.kind, steps, strict=True)
-    ]
+    steps = np.where(inner, np.round(depth * FILL_STEPS), FILL_STEPS).astype(np.int64)
+    codes = scene.kind * (FILL_STEPS + 1) + steps
+    colours = {
+        code: mix(
+            t.canvas,
+            look.kinds[code // (FILL_STEPS + 1)],
+            0.48 + 0.52 * (code % (FILL_STEPS + 1)) / FILL_STEPS,
+        )
+        for code in np.unique(codes).tolist()
+    }
+    return [colours[code] for code in codes.tolist()]
 
 
 def _paint_nodes(painter: QPainter, frame: Frame, look: GraphLook) -> None:
     scene = frame.scene
     fills = node_fills(frame, look)
-    sizes = np.maximum(4, np.round(frame.radii() * 2.0)).astype(np.int64)
+    sizes = np.maximum(4, np.round(frame.radii() * 2.0)).astype(np.int64).tolist()
     # The most influential are stamped last, so that they lie on top.
-    for local in np.flatnonzero(frame.shown())[np.argsort(scene.influence[frame.shown()])].tolist():
-        kind, size = int(scene.kind[local]), int(sizes[local])
-        outline = look.tokens.canvas
-        if frame.vector:
-            at = frame.at(local)
-            paint_node(painter, kind, at, size / 2.0, QColor(fills[local]), QColor(outline))
-            continue
-        stamp = look.stamp(kind, size, fills[local], outline, frame.ratio)
-        half = stamp.width() / frame.ratio / 2.0
-        painter.drawPixmap(QPointF(frame.x[local] - half, frame.y[local] - half), stamp)
+    shown = np.flatnonzero(frame.shown())
+    order = shown[np.argsort(scene.influence[shown], kind="stable")].tolist()
+    kinds, outline, ratio = scene.kind.tolist(), look.tokens.canvas, frame.ratio
+    if frame.vector:
+        ring = QColor(outline)
+        for local in order:
+            at, fill = frame.at(local), QColor(fills[local])
+            paint_node(painter, kinds[local], at, sizes[local] / 2.0, fill, ring)
+        return
+    x, y = frame.x.tolist(), frame.y.tolist()
+    for local in order:
+        stamp, half = look.stamp(kinds[local], sizes[local], fills[local], outline, ratio)
+        painter.drawPixmap(QPointF(x[local] - half, y[local] - half), stamp)

@@ -200,12 +200,13 @@ class GraphScene:
 
         Left and right go along the row; up and down follow the strongest edge out of or into the
         node, and without one go to the nearest node of the next row that has any. From nowhere
-        every key leads to the most influential node.
+        every key leads to the likeliest output, from where Down walks the circuit backwards.
         """
         if not self.n_nodes:
             return None
         if local is None:
-            return int(np.argmax(self.influence))
+            # Features have no probability; they come first only where there is no output.
+            return int(np.lexsort((self.influence, self.probability))[-1])
         if direction in (Direction.LEFT, Direction.RIGHT):
             return self._step_sideways(local, 1 if direction is Direction.RIGHT else -1)
         return self._step_upright(local, 1 if direction is Direction.UP else -1)
