@@ -160,24 +160,30 @@ class ActivationSource:
 
 
 class BlockBuffer:
-    """The block in use and at most one more, filled from whichever thread has time. Thread-safe."""
+    """The block in use and at most one more, filled from whichever thread has time. Thread-safe.
+
+    Giving back the memory of a block takes a tenth of a second, so old blocks are dropped where
+    new ones are harvested, not on the thread that trains.
+    """
 
     def __init__(self, source: ActivationSource) -> None:
         self._source = source
         self._changed = threading.Condition()
         self._ready: dict[int, ActivationBlock] = {}
+        self._retired: list[ActivationBlock] = []
         self._busy: set[int] = set()
         self._current = 0
         self._last = 0
         self._closed = False
 
     def use(self, index: int, more_needed: bool = True) -> None:
-        """Say which block is in use, and whether the one after it will be; older ones are freed."""
+        """Say which block is in use, and whether the one after it will be; older ones are freed
+        at the next harvest."""
         with self._changed:
             self._current = index
             self._last = index + 1 if more_needed else index
             for old in [i for i in self._ready if i < index]:
-                del self._ready[old]
+                self._retired.append(self._ready.pop(old))
 
     def get(self, index: int) -> Optional[ActivationBlock]:
         """Block ``index`` if it is there."""
@@ -221,8 +227,12 @@ class BlockBuffer:
         with self._changed:
             self._closed = True
             self._ready.clear()
+            self._retired.clear()
 
     def _harvest(self, index: int, ctx: Optional[WorkContext]) -> None:
+        with self._changed:
+            retired, self._retired = self._retired, []
+        del retired  # outside the lock, which the training thread may want meanwhile
         block: Optional[ActivationBlock] = None
         try:
             block = self._source.harvest(index, ctx)

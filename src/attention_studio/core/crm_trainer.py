@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -54,6 +54,7 @@ from attention_studio.core.training_checks import (
     training_device,
 )
 from attention_studio.core.training_config import TrainConfig, k_at, learning_rate_at
+from attention_studio.core.training_driver import run_to_end
 from attention_studio.core.training_estimate import TrainEstimate, estimate_training
 from attention_studio.core.training_events import (
     Evaluated,
@@ -157,6 +158,7 @@ class CRMTrainer:
         self._buffer: Optional[BlockBuffer] = None
         self._evaluator: Optional[Evaluator] = None
         self._scratch: Optional[StepScratch] = None
+        self._block: Optional[ActivationBlock] = None
         self._stop = False
         self._checkpoint_wanted = False
         self._events = self._run()
@@ -216,39 +218,36 @@ class CRMTrainer:
         progress, config = self._progress, self.config
         total = config.total_steps
         while progress.step < total:
-            block = None
             buffer = self._need_buffer()
             buffer.use(progress.block, more_needed=True)
-            while block is None:
-                block = buffer.get(progress.block)
-                if block is None:
-                    yield self._harvest_event(progress.block)
+            while (block := buffer.get(progress.block)) is None:
+                yield self._harvest_event(progress.block)
+            self._block = block
             batches = max(1, block.n_tokens // config.batch_tokens)
+            del block  # whoever releases the run must hold the last reference
             left = batches - progress.batch
             buffer.use(progress.block, more_needed=progress.step + left < total)
             while progress.batch < batches and progress.step < total:
-                yield from self._batch(block)
+                yield from self._batch()
                 progress.batch += 1
                 if progress.batch == batches:
                     # Position first, so that a checkpoint never points past a block's end.
                     progress.block, progress.batch, batches = progress.block + 1, 0, 0
-                yield from self._after_batch()
-                if self._stop and progress.step < total:
+                stopping = yield from self._after_batch()
+                if stopping:
                     yield Stopped(progress.step, self._latest())
-                    self._release()
                     return
+            self._block = None
         yield OffThread("save", "Saving the replacement model", self._save)
-        self._done = True
-        self._release()
         yield Finished(self.out_dir)
 
-    def _batch(self, block: ActivationBlock) -> Iterator[TrainEvent]:
-        progress, config = self._progress, self.config
+    def _batch(self) -> Iterator[TrainEvent]:
+        progress, config, block = self._progress, self.config, self._block
         size = config.batch_tokens
         rows = slice(progress.batch * size, (progress.batch + 1) * size)
         settings = config.step_settings(progress.step, self._loaded.info.d_model)
         scratch = self._scratch
-        assert scratch is not None  # made by _prepare, which the driver has run
+        assert scratch is not None and block is not None  # made by work the driver has run
         metrics = []
         for layer, state in self._states.items():
             inputs, outputs = block.inputs[layer][rows], block.outputs[layer][rows]
@@ -274,7 +273,8 @@ class CRMTrainer:
             layer_metrics=tuple(metrics),
         )
 
-    def _after_batch(self) -> Iterator[TrainEvent]:
+    def _after_batch(self) -> Generator[TrainEvent, None, bool]:
+        """Evaluate and write a checkpoint if it is time; returns whether the run stops here."""
         progress, config = self._progress, self.config
         last = progress.step == config.total_steps
         if last or progress.step % config.evaluation_interval == 0:
@@ -287,10 +287,13 @@ class CRMTrainer:
                 loss_recovered=progress.overall.get("loss_recovered"),
                 kl=progress.overall.get("kl"),
             )
+        stopping = self._stop and not last
         due = progress.step % config.checkpoint_every == 0 or self._checkpoint_wanted
-        if due or last or self._stop:
+        if due or last or stopping:
             self._checkpoint_wanted = False
-            yield OffThread("checkpoint", "Writing a checkpoint", self._write_checkpoint)
+            work = self._write_last_checkpoint if stopping else self._write_checkpoint
+            yield OffThread("checkpoint", "Writing a checkpoint", work)
+        return stopping
 
     def _harvest_event(self, index: int) -> OffThread:
         buffer = self._need_buffer()
@@ -390,6 +393,10 @@ class CRMTrainer:
             self.out_dir, self._identity, self._progress, self._states, ctx
         )
 
+    def _write_last_checkpoint(self, ctx: Optional[WorkContext] = None) -> None:
+        self._write_checkpoint(ctx)
+        self._release()
+
     def _save(self, ctx: Optional[WorkContext] = None) -> None:
         """Write the CRM; only then the checkpoints may go."""
         del ctx  # a second or two, and stopping half-way would help nobody
@@ -424,6 +431,7 @@ class CRMTrainer:
             ),
         )
         remove_checkpoints(self.out_dir)
+        self._release()
 
     # --- small parts -----------------------------------------------------------------------
 
@@ -466,49 +474,14 @@ class CRMTrainer:
             self._done = True
 
     def _release(self) -> None:
+        """Give back the run's memory. It takes long for gigabytes, so work off the thread does it
+        wherever a run ends by itself."""
         if self._buffer is not None:
             self._buffer.close()
         self._evaluator = None
         self._scratch = None
-        if self._done:
-            self._states = {}
-
-
-def run_to_end(
-    trainer: CRMTrainer,
-    ctx: Optional[WorkContext] = None,
-    on_event: Optional[Callable[[TrainEvent], None]] = None,
-) -> Path:
-    """Drive a run in a plain loop, everything on this thread.
-
-    Args:
-        trainer: a run that nobody else drives.
-        ctx: progress in steps, and cancellation at every micro-step.
-        on_event: called with every event except micro-steps.
-
-    Returns:
-        The CRM's folder, or the last checkpoint if the trainer was asked to stop.
-
-    Raises:
-        Cancelled: through ``ctx``; the last checkpoint is kept.
-        StudioError: whatever goes wrong on the way.
-    """
-    path = trainer.out_dir
-    try:
-        for event in trainer:
-            if ctx is not None:
-                ctx.check()
-            if isinstance(event, OffThread):
-                event.run(ctx)
-            elif isinstance(event, StepDone) and ctx is not None:
-                ctx.progress(event.step, event.total_steps, "Training")
-            if on_event is not None and not isinstance(event, MicroStep):
-                on_event(event)
-            if isinstance(event, Stopped):
-                path = event.checkpoint
-    finally:
-        trainer.close()
-    return path
+        self._block = None
+        self._states = {}
 
 
 def _downstream(quality: DownstreamQuality) -> dict[str, Optional[float]]:

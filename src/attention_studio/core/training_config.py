@@ -84,7 +84,7 @@ class TrainConfig(BaseModel):
     init: Literal["zero", "response"] = "zero"
     tokens: int = Field(default=1_000_000, ge=1)
     batch_tokens: int = Field(default=2048, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
+    learning_rate: float = Field(default=4e-3, gt=0)
     warmup_steps: int = Field(default=20, ge=0)
     cooldown_fraction: float = Field(default=0.2, ge=0, le=1)
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)

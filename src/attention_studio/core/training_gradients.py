@@ -260,7 +260,8 @@ class BatchGradients:
         self._scratch.gradients["b_E"].zero_()
         if self._t.config.activation == "jumprelu":
             self._scratch.gradients["threshold"].zero_()
-        return torch.linalg.vector_norm(self._t.W_D, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self._t.W_D, dim=1)
+        return norms
 
     def _dense_chunk(
         self,
