@@ -82,7 +82,7 @@ def test_a_graph_in_the_session_is_drawn(stage: Stage, dock: GraphDock) -> None:
     pruned = stage.session.pruned
     assert pruned is not None
     assert scene.n_nodes == len(pruned.node_ids)
-    assert f"{scene.n_nodes} of" in text(dock, "graph.counts")
+    assert dock._counts.whole().startswith(f"{scene.n_nodes} of ")
     assert dock.view.scene is scene
 
 
@@ -367,6 +367,21 @@ def test_it_survives_themes_and_text_sizes(stage: Stage, dock: GraphDock) -> Non
     assert frame is not None
     assert frame.plot.height() > 100
     assert not dock.grab().isNull()
+
+
+def test_the_panel_gives_way_and_can_be_hidden(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+    wide = dock.panel.width()
+    stage.window.resize(760, 600)
+    stage.settle()
+    assert dock.panel.width() < wide
+    assert dock.view.width() > 1.6 * dock.panel.width()
+    assert dock.panel.table(LinkMode.INPUTS).isColumnHidden(2)
+    stage.qtbot.mouseClick(dock.panel_button, Qt.MouseButton.LeftButton)
+    assert not dock.panel.isVisible()
+    frame = dock.view.frame
+    assert frame is not None
+    rows = frame.rows()
+    assert rows.max() < frame.plot.bottom(), "thirty layers fit a small window"
 
 
 def test_every_control_has_its_names(dock: GraphDock) -> None:

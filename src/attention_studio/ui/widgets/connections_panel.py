@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 from PySide6.QtCore import (
     QAbstractListModel,
     QAbstractTableModel,
+    QEvent,
     QModelIndex,
     QObject,
     QPersistentModelIndex,
@@ -16,7 +18,7 @@ from PySide6.QtCore import (
     Signal,
     Slot,
 )
-from PySide6.QtGui import QKeyEvent
+from PySide6.QtGui import QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
@@ -122,6 +124,10 @@ class ConnectionsModel(QAbstractTableModel):
             return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         if role == Qt.ItemDataRole.AccessibleTextRole:
             return f"{_COLUMNS[column]} {self._text(scene, edge, other, column)}"
+        if role == Qt.ItemDataRole.ToolTipRole:
+            # Escaped, since Qt reads a tooltip that looks like markup as such.
+            weight, share = (self._text(scene, edge, other, which) for which in (2, 3))
+            return escape(f"{scene.describe(other)}, weight {weight}, share {share}")
         return None
 
     @staticmethod
@@ -170,7 +176,7 @@ class ConnectionsTable(QTableView):
     def size_columns(self) -> None:
         """Give the narrow columns the width of what they hold in today's font."""
         metrics = self.fontMetrics()
-        for column, sample in ((1, "Tower,"), (2, "+0.0000"), (3, "+00.0%00")):
+        for column, sample in ((1, "Tower,"), (2, "+00.00,"), (3, "+00.0%00")):
             self.setColumnWidth(column, metrics.horizontalAdvance(sample) + 10)
         self.verticalHeader().setDefaultSectionSize(metrics.height() + 9)
 
@@ -183,7 +189,14 @@ class ConnectionsTable(QTableView):
         if index.isValid():
             self.chosen.emit(self.edges.name(index.row()))
 
-    def leaveEvent(self, event: Any) -> None:
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Leave out what has no room beside the names; the row's tooltip says it all."""
+        super().resizeEvent(event)
+        letters = event.size().width() / self.fontMetrics().averageCharWidth()
+        self.setColumnHidden(1, letters < 34)
+        self.setColumnHidden(2, letters < 39)
+
+    def leaveEvent(self, event: QEvent) -> None:
         """Point at nothing."""
         super().leaveEvent(event)
         self.pointed.emit(None)
@@ -265,7 +278,7 @@ class ConnectionsPanel(QWidget):
         self._name: Optional[str] = None
         self.setObjectName("connectionsPanel")
         self.setAccessibleName("Connections of the selected node")
-        self.setMinimumWidth(250)
+        self.setMinimumWidth(220)
         self._title = ElidedLabel(role="title")
         self._title.setObjectName("connections.title")
         self._facts = label(role="caption", name="connections.facts", wrap=True)

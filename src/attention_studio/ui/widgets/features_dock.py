@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Optional
 
 from PySide6.QtCore import QModelIndex, Qt, QTimer, Signal, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -42,6 +43,16 @@ _KEY = "features.extract"
 _FILTER_MS = 80
 # Entries of the choice of rows that are no positions.
 _OVERALL, _EVERYWHERE = -1, -2
+
+
+class FeaturesTable(QTableView):
+    """The table, which leaves out what is suppressed where there is no room for it."""
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Show as many columns as can be read."""
+        super().resizeEvent(event)
+        narrow = event.size().width() < self.fontMetrics().averageCharWidth() * 78
+        self.setColumnHidden(Column.SUPPRESSED, narrow)
 
 
 class FeaturesDock(StudioDock):
@@ -113,8 +124,13 @@ class FeaturesDock(StudioDock):
         self._again.setObjectName("features.again")
 
     def _make_table(self) -> None:
-        self.table = QTableView()
-        named(self.table, "features.table", "Features of the prompt")
+        self.table = FeaturesTable()
+        named(
+            self.table,
+            "features.table",
+            "Features of the prompt",
+            "Features by strength; choosing one shows where it fires",
+        )
         self.table.setModel(self.model)
         self.table.setItemDelegateForColumn(Column.ACTIVATION, BarDelegate(self.theme, self.table))
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -177,12 +193,12 @@ class FeaturesDock(StudioDock):
     def _size_columns(self) -> None:
         metrics = self.table.fontMetrics()
         for column, sample in (
-            (Column.LAYER, "Layer 0"),
-            (Column.POSITION, "00  ␣Tower,,"),
-            (Column.INDEX, "#000000"),
-            (Column.ACTIVATION, "Activation 0"),
+            (Column.LAYER, "Layer,"),
+            (Column.POSITION, "00  Tower,"),
+            (Column.INDEX, "Feature,"),
+            (Column.ACTIVATION, "Activation,"),
         ):
-            self.table.setColumnWidth(column, metrics.horizontalAdvance(sample) + 14)
+            self.table.setColumnWidth(column, metrics.horizontalAdvance(sample) + 12)
         self.table.verticalHeader().setDefaultSectionSize(metrics.height() + 9)
 
     # -- commands -----------------------------------------------------------------------------

@@ -277,7 +277,7 @@ class FeaturesModel(QAbstractTableModel):
         if column == Column.LAYER:
             return str(record.layer)
         if column == Column.POSITION:
-            return f"{record.position}  {visible_token(self._tokens[record.position])}"
+            return f"{record.position}  {_shown(self._tokens[record.position])}"
         if column == Column.INDEX:
             return f"#{record.index}"
         if column == Column.ACTIVATION:

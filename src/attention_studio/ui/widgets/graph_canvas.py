@@ -205,6 +205,9 @@ class GraphCanvas(QAbstractScrollArea):
 
     def _relayout(self) -> None:
         """Measure everything anew, for another scene, size or font."""
+        bar = self.horizontalScrollBar()
+        # What the prompt comes to stays in view.
+        at_end = bar.value() == bar.maximum()
         self._geometry = None
         if self._scene is not None:
             widths = [
@@ -218,6 +221,8 @@ class GraphCanvas(QAbstractScrollArea):
                 geometry = measure(self._scene, *room, widths)
             self._geometry = geometry
         self._update_bars()
+        if at_end:
+            bar.setValue(bar.maximum())
         self._redraw()
 
     def _update_bars(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from PySide6.QtCore import Qt, QTimer, Signal, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -27,7 +28,6 @@ from attention_studio.ui.widgets.controls import (
     CommandButton,
     ElidedLabel,
     icon_button,
-    label,
     line,
     named,
 )
@@ -54,10 +54,12 @@ if TYPE_CHECKING:
 
 # Sliders speak at every pixel; the graph is pruned when they have been still for so long.
 DEBOUNCE_MS = 60
+# The panel's part of the width, and the most pixels that it takes.
+PANEL_SHARE, MAX_PANEL = 0.29, 360
 _PRUNE_KEY = "graph.prune"
 _BUILD_KEY = "graph.build"
 _MODES = (
-    ("Inputs and outputs", LinkMode.EITHER),
+    ("All links", LinkMode.EITHER),
     ("Inputs", LinkMode.INPUTS),
     ("Outputs", LinkMode.OUTPUTS),
 )
@@ -100,6 +102,7 @@ class GraphDock(StudioDock):
     ) -> None:
         super().__init__(session, runner, commands, theme, parent)
         self._prepared: Optional[PreparedScene] = None
+        self._split_by_hand = False
         self.view = GraphView(theme)
         self.panel = ConnectionsPanel(theme)
         self.strip = JobStrip(runner, "graph.job")
@@ -154,7 +157,7 @@ class GraphDock(StudioDock):
         self.errors.setChecked(True)
         self.mode = QComboBox()
         named(self.mode, "graph.links", "Links of the selected node",
-              "Which edges of the selected node are drawn")  # fmt: skip
+              "Which edges of the selected node are drawn: inputs, outputs, or both")  # fmt: skip
         for text, mode in _MODES:
             self.mode.addItem(text, mode)
         self.fit_button = icon_button(
@@ -166,9 +169,15 @@ class GraphDock(StudioDock):
         self.out_button = icon_button(
             self.theme, "zoom-out", "graph.zoomOut", "Zoom out", "Zoom out (-, or the wheel)"
         )
+        self.panel_button = icon_button(
+            self.theme, "features", "graph.panel", "Show the connections",
+            "Show or hide the connections of the selected node",
+        )  # fmt: skip
+        self.panel_button.setCheckable(True)
+        self.panel_button.setChecked(True)
         controls = QHBoxLayout()
         controls.setContentsMargins(10, 6, 8, 2)
-        controls.setSpacing(12)
+        controls.setSpacing(10)
         controls.addWidget(self.node_slider, 6)
         controls.addWidget(self.edge_slider, 6)
         controls.addWidget(self.errors)
@@ -176,7 +185,7 @@ class GraphDock(StudioDock):
         controls.addStretch(1)
         buttons = QHBoxLayout()
         buttons.setSpacing(0)
-        for button in (self.out_button, self.in_button, self.fit_button):
+        for button in (self.out_button, self.in_button, self.fit_button, self.panel_button):
             buttons.addWidget(button)
         controls.addLayout(buttons)
         return controls
@@ -184,9 +193,8 @@ class GraphDock(StudioDock):
     def _make_facts(self) -> QHBoxLayout:
         self._prompt = ElidedLabel(role="caption")
         named(self._prompt, "graph.prompt", "Prompt of the graph")
-        self._prompt.setMinimumWidth(60)
-        self._counts = label("", "caption", name="graph.counts")
-        self._counts.setAccessibleName("Size of the graph")
+        self._counts = ElidedLabel(role="caption")
+        named(self._counts, "graph.counts", "Size of the graph")
         self.scores = ScoreBadges()
         self._again = CommandButton(
             self.commands, "graph.build", look="quiet", text="Trace the new prompt"
@@ -194,10 +202,10 @@ class GraphDock(StudioDock):
         self._again.setObjectName("graph.again")
         facts = QHBoxLayout()
         facts.setContentsMargins(10, 0, 10, 5)
-        facts.setSpacing(14)
-        facts.addWidget(self._prompt, 1)
+        facts.setSpacing(10)
+        facts.addWidget(self._prompt, 2)
         facts.addWidget(self._again)
-        facts.addWidget(self._counts)
+        facts.addWidget(self._counts, 3)
         facts.addWidget(self.scores)
         return facts
 
@@ -208,10 +216,27 @@ class GraphDock(StudioDock):
         splitter.addWidget(self.panel)
         splitter.setStretchFactor(0, 1)
         splitter.setStretchFactor(1, 0)
-        splitter.setSizes([860, 350])
         splitter.setCollapsible(0, False)
         splitter.setCollapsible(1, True)
+        splitter.splitterMoved.connect(self._on_splitter_moved)
+        self._splitter = splitter
         return splitter
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Share the width between picture and panel, until a person has set it."""
+        super().resizeEvent(event)
+        if not self._split_by_hand:
+            width = event.size().width()
+            panel = min(MAX_PANEL, max(self.panel.minimumWidth(), round(PANEL_SHARE * width)))
+            self._splitter.setSizes([width - panel, panel])
+
+    @Slot(int, int)
+    def _on_splitter_moved(self, _place: int, _index: int) -> None:
+        self._split_by_hand = True
+
+    @Slot(bool)
+    def _on_panel_toggled(self, shown: bool) -> None:
+        self.panel.setVisible(shown)
 
     def _make_title_buttons(self) -> None:
         self._open = self._command_button("graph.open", "open")
@@ -244,6 +269,7 @@ class GraphDock(StudioDock):
         self.fit_button.clicked.connect(self.view.fit)
         self.in_button.clicked.connect(self.view.zoom_in)
         self.out_button.clicked.connect(self.view.zoom_out)
+        self.panel_button.toggled.connect(self._on_panel_toggled)
         self.view.selected.connect(self._on_selected)
         self.view.pin_toggled.connect(self._on_pin_toggled)
         self.panel.chosen.connect(self._on_chosen)
@@ -471,13 +497,9 @@ class GraphDock(StudioDock):
         stale = self.session.prompt.strip() != graph.prompt.strip()
         self._prompt.set_whole(f"“{graph.prompt}”")
         self._again.setVisible(stale and self.session.crm is not None)
-        self._counts.setText(
+        self._counts.set_whole(
             f"{count(scene.n_nodes)} of {count(len(graph.nodes))} nodes · "
             f"{count(scene.n_edges)} edges · {duration(graph.seconds)}"
-        )
-        self._counts.setToolTip(
-            f"{count(graph.n_features)} active features, {len(graph.targets)} nodes traced, "
-            f"in {duration(graph.seconds)}"
         )
         self.scores.show_scores(graph.scores)
 

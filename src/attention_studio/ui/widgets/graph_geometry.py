@@ -13,11 +13,15 @@ import numpy as np
 
 from attention_studio.ui.widgets.graph_scene import Bools, Floats, GraphScene
 
-# Widths of one slot (the room of one node) and heights of one row, in pixels.
-MIN_SLOT, MAX_SLOT = 12.0, 30.0
-MIN_ROW, MAX_ROW = 13.5, 34.0
-COLUMN_PAD = 14.0
-MIN_COLUMN = 38.0
+# Width of one slot (the room of one node), what a column adds to its slots, and height of a row, in
+# pixels: from as tight as stays readable to as wide as looks good.
+MIN_SLOT, MAX_SLOT = 9.5, 30.0
+MIN_PAD, MAX_PAD = 6.0, 14.0
+MIN_ROW, MAX_ROW = 10.5, 34.0
+# A column is never narrower; where there is room its label fits too.
+MIN_COLUMN = 27.0
+# How wide columns are when the picture scrolls: enough for the labels.
+SCROLL_EASE = 0.24
 EDGE_PAD = 10.0
 HIT_RADIUS = 30.0
 
@@ -68,9 +72,9 @@ def measure(
         label_widths: [T] what the label of each column would like to have.
     """
     slots = scene.layout.column_slots.astype(np.float64)
-    floor = np.maximum(np.asarray(label_widths, dtype=np.float64), MIN_COLUMN)
-    slot = _fit_slot(slots, floor, width - 2 * EDGE_PAD)
-    column_width = np.maximum(slots * slot + COLUMN_PAD, floor)
+    labels = np.asarray(label_widths, dtype=np.float64)
+    ease = _fit_ease(slots, labels, width - 2 * EDGE_PAD)
+    slot, column_width = _columns(slots, labels, ease)
     spare = width - 2 * EDGE_PAD - column_width.sum()
     if spare > 0 and len(column_width):
         column_width += spare / len(column_width)
@@ -93,16 +97,32 @@ def measure(
         row_y=row_y,
         width=float(column_width.sum() + 2 * EDGE_PAD),
         height=picture_height,
-        radius=float(np.clip(0.34 * min(slot, pitch), 3.6, 6.5)),
+        radius=float(np.clip(0.35 * min(slot, pitch), 3.2, 6.5)),
     )
 
 
-def _fit_slot(slots: Floats, floor: Floats, width: float) -> float:
-    """Return the widest slot with which the columns fit ``width``, within its bounds."""
-    low, high = MIN_SLOT, MAX_SLOT
+def _columns(slots: Floats, labels: Floats, ease: float) -> tuple[float, Floats]:
+    """Return the width of a slot and of every column, from tight (ease 0) to wide (ease 1)."""
+    slot = MIN_SLOT + (MAX_SLOT - MIN_SLOT) * ease
+    pad = MIN_PAD + (MAX_PAD - MIN_PAD) * min(1.0, 3.0 * ease)
+    # Labels give way first: a shortened word is read on hover, a cramped node is not hit.
+    floor = np.maximum(labels * min(1.0, 0.3 + 3.0 * ease), MIN_COLUMN)
+    return slot, np.maximum(slots * slot + pad, floor)
+
+
+def _fit_ease(slots: Floats, labels: Floats, width: float) -> float:
+    """Return the largest ease with which the columns fit ``width``.
+
+    Where they never do, one has to scroll, and then they need not be cramped.
+    """
+    low, high = 0.0, 1.0
+    if _columns(slots, labels, high)[1].sum() <= width:
+        return high
+    if _columns(slots, labels, low)[1].sum() > width:
+        return SCROLL_EASE
     for _ in range(24):
         middle = (low + high) / 2.0
-        if np.maximum(slots * middle + COLUMN_PAD, floor).sum() <= width:
+        if _columns(slots, labels, middle)[1].sum() <= width:
             low = middle
         else:
             high = middle

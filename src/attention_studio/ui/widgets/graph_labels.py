@@ -48,7 +48,8 @@ def _paint_row_labels(painter: QPainter, frame: Frame, look: GraphLook) -> None:
         ends = row in (0, last)
         if not plot.top() - 2 <= y <= plot.bottom() + 2:
             continue
-        if not ends and row != chosen and (row - 1) % every:
+        beside_chosen = chosen is not None and every > 1 and abs(row - chosen) < every
+        if row != chosen and not ends and ((row - 1) % every or beside_chosen):
             continue
         painter.setFont(look.small)
         painter.setPen(look.accent if row == chosen else look.muted)
@@ -75,8 +76,8 @@ def _paint_tokens(painter: QPainter, frame: Frame, look: GraphLook) -> None:
         metrics = look.bold_metrics if is_chosen else look.metrics
         painter.setFont(look.bold if is_chosen else look.font)
         painter.setPen(look.accent if is_chosen else look.text)
-        room = float(width[column]) - 6
-        text = metrics.elidedText(visible(token).strip(" "), Qt.TextElideMode.ElideRight, room)
+        room = float(width[column]) - 3
+        text = _shortened(metrics, visible(token).strip(" "), room)
         box = QRectF(float(left[column]), top, float(width[column]), metrics.height())
         painter.drawText(box, _CENTRED, text)
         painter.setFont(look.small)
@@ -189,7 +190,9 @@ def paint_marks(painter: QPainter, frame: Frame, look: GraphLook) -> None:
             _paint_name(painter, frame, look, local, taken, local in frame.pinned)
     if frame.selected is None:
         return
-    strongest = frame.scene.edges_of(frame.selected, frame.mode)[::-1][:NAMED_NEIGHBOURS]
+    # In a small picture names would hide what they name.
+    n_named = min(NAMED_NEIGHBOURS, int(frame.plot.width() // 180))
+    strongest = frame.scene.edges_of(frame.selected, frame.mode)[::-1][:n_named]
     for edge in strongest.tolist():
         source, target = int(frame.scene.edge_source[edge]), int(frame.scene.edge_target[edge])
         other = source if target == frame.selected else target
@@ -306,6 +309,16 @@ def _paint_card(painter: QPainter, frame: Frame, look: GraphLook, local: int) ->
         _write(painter, look.font, look.muted, x, y, name, look.metrics)
         _write(painter, look.font, look.text, x + name_width, y, value, look.metrics)
         y += step
+
+
+def _shortened(metrics: QFontMetricsF, text: str, room: float) -> str:
+    """Return as much of a word as fits; an ellipsis only where it leaves room for letters."""
+    if metrics.horizontalAdvance(text) <= room or room > 8 * metrics.averageCharWidth():
+        return _elided(metrics, text, room)
+    kept = len(text)
+    while kept > 1 and metrics.horizontalAdvance(text[:kept]) > room:
+        kept -= 1
+    return text[:kept]
 
 
 def _elided(metrics: QFontMetricsF, text: str, room: float) -> str:

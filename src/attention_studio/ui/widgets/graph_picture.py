@@ -19,9 +19,8 @@ MAX_PIXELS = 16_000
 
 
 def whole_frame(frame: Frame, look: GraphLook) -> Frame:
-    """Return a frame that shows the whole graph at the frame's zoom, however it is scrolled."""
-    zoom = frame.camera.zoom
-    width, height = frame.geometry.width * zoom, frame.geometry.height * zoom
+    """Return a frame that shows the whole graph at zoom 1, however it is zoomed and scrolled."""
+    width, height = frame.geometry.width, frame.geometry.height
     plot = QRectF(
         look.gutter,
         look.header,
@@ -31,7 +30,7 @@ def whole_frame(frame: Frame, look: GraphLook) -> Frame:
     return replace(
         frame,
         camera=Camera(
-            zoom,
+            1.0,
             plot.left() + (plot.width() - width) / 2.0,
             plot.top() + (plot.height() - height) / 2.0,
         ),

@@ -40,12 +40,12 @@ class ScoreBadges(QWidget):
         layout.setSpacing(4)
         self._values: dict[str, QLabel] = {}
         self._names: dict[str, QLabel] = {}
-        for number, name in enumerate(("Replacement", "Completeness", "Identity error")):
+        for number, name in enumerate(("Replacement", "Completeness", "Identity")):
             key = name.split()[0].lower()
             caption = label(name, "caption")
             value = label("", "text", name=f"graph.score.{key}")
             if number:
-                layout.addSpacing(8)
+                layout.addSpacing(6)
             layout.addWidget(caption)
             layout.addWidget(value)
             self._names[key], self._values[key] = caption, value
@@ -85,8 +85,8 @@ def _verdicts(scores: GraphScores) -> dict[str, _Verdict]:
         "identity": _Verdict(
             f"{scores.max_identity_error:.1e}",
             exact,
-            "Each node's edges and bias must add up to the value that the model computed; this is "
-            "the largest deviation, relative to the node's edges. "
+            "Identity error: each node's edges and bias must add up to the value that the model "
+            "computed; this is the largest deviation, relative to the node's edges. "
             + (
                 "It is rounding: the edges are exact."
                 if exact

@@ -26,7 +26,7 @@ class ThresholdSlider(QWidget):
         named(self.slider, name, f"{text} threshold", tip)
         self.slider.setRange(0, STEPS)
         self.slider.setPageStep(STEPS // 20)
-        self.slider.setMinimumWidth(64)
+        self.slider.setMinimumWidth(48)
         self.slider.setMaximumWidth(200)
         self._caption = label(text, "caption")
         self._caption.setToolTip(tip)
