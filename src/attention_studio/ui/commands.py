@@ -183,7 +183,7 @@ COMMANDS: tuple[Command, ...] = (
     # Circuits
     Command("features.extract", "Extract features",
             "Find the features that are active on the prompt", "features.extract", "Circuits",
-            "Ctrl+F", _can_trace, "features", True, separator=True),
+            "Ctrl+R", _can_trace, "features", True, separator=True),
     Command("graph.build", "Build attribution graph",
             "Trace how the prompt becomes the next token", "graph.build", "Circuits", "Ctrl+G",
             _can_trace, "graph", True),
@@ -207,34 +207,40 @@ COMMANDS: tuple[Command, ...] = (
 def fuzzy_score(query: str, text: str) -> Optional[float]:
     """How well ``query`` fits ``text``: higher is better, None where it does not fit.
 
-    Every letter of the query must occur in order. Letters at the beginning of words and letters in
-    a row count more, and so do short texts.
+    Each word of the query must fit on its own, in any order: its letters must occur in order.
+    Letters at the beginning of words and letters in a row count more, and so do short texts.
     """
-    needle = "".join(query.lower().split())
-    if not needle:
-        return 0.0
     lowered = text.lower()
+    total = -0.02 * len(lowered) if query.strip() else 0.0
+    for word in query.lower().split():
+        score = _word_score(word, lowered)
+        if score is None:
+            return None
+        total += score
+    return total + (4.0 if query.strip() and query.lower().strip() in lowered else 0.0)
+
+
+def _word_score(word: str, text: str) -> Optional[float]:
     score = 0.0
     position = -1
-    for letter in needle:
-        found = lowered.find(letter, position + 1)
+    for letter in word:
+        found = text.find(letter, position + 1)
         if found < 0:
             return None
-        # Prefer the beginning of a word where the letter also starts one later on.
-        start = found
-        while start > 0 and start != position + 1 and lowered[start - 1].isalnum():
-            start = lowered.find(letter, start + 1)
-        if start > 0 and not lowered[start - 1].isalnum():
-            found = start
+        if found != position + 1 or position < 0:
+            # Prefer the beginning of a word, where this letter begins one later on.
+            start = found
+            while start > 0 and text[start - 1].isalnum():
+                start = text.find(letter, start + 1)
+            if start >= 0 and (start == 0 or not text[start - 1].isalnum()):
+                found = start
         score += 1.0
         if found == position + 1 and position >= 0:
             score += 2.0
-        if found == 0 or not lowered[found - 1].isalnum():
+        if found == 0 or not text[found - 1].isalnum():
             score += 1.5
         position = found
-    if query.lower().strip() in lowered:
-        score += 4.0
-    return score - 0.02 * len(lowered)
+    return score + (2.0 if word in text else 0.0)
 
 
 class Commands(QObject):

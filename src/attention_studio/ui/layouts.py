@@ -56,8 +56,12 @@ def apply_preset(window: QMainWindow, docks: Mapping[str, QDockWidget], preset: 
     for group in groups:
         for other in group[1:]:
             window.tabifyDockWidget(group[0], other)
-    for dock in [*left, *(dock for group in groups for dock in group), *bottom]:
-        dock.show()
+    shown = [*left, *(dock for group in groups for dock in group), *bottom]
+    for dock in docks.values():
+        if dock not in shown:
+            # It gets a place too, so that it knows where to appear when it is shown.
+            window.tabifyDockWidget(groups[0][0], dock)
+        dock.setVisible(dock in shown)
     heads = [group[0] for group in groups]
     for first in [*heads, bottom[0]]:
         first.raise_()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from PySide6.QtCore import QSize, Qt, QTimer, Signal, Slot
-from PySide6.QtGui import QAction, QCloseEvent, QIcon
+from PySide6.QtGui import QAction, QCloseEvent, QIcon, QShowEvent
 from PySide6.QtWidgets import (
     QDockWidget,
     QFileDialog,
@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = QSize(1400, 900)
 _STOP_PATIENCE_S = 15.0
-_GRAPH_FILTER = ["Attribution graphs (*.json)", "All files (*)"]
+# Only the first kind opens again; the other is for the viewers of other tools.
+_GRAPH_OPEN = ["Attribution graphs (*.safetensors)", "All files (*)"]
+_GRAPH_SAVE = ["Attribution graph, whole (*.safetensors)", "Pruned graph for viewers (*.json)"]
 
 
 def _call(_ctx: LaneContext, function: Callable[[], Any]) -> Any:
@@ -205,7 +207,7 @@ class MainWindow(QMainWindow):
         """Choose a saved graph and open it."""
         dialog = QFileDialog(self, "Open graph")
         dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.setNameFilters(_GRAPH_FILTER)
+        dialog.setNameFilters(_GRAPH_OPEN)
         dialog.fileSelected.connect(self.open_graph_file)
         self._ask(dialog)
 
@@ -228,8 +230,8 @@ class MainWindow(QMainWindow):
         """Choose a file and save the graph to it."""
         dialog = QFileDialog(self, "Save graph")
         dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setNameFilters(_GRAPH_FILTER)
-        dialog.setDefaultSuffix("json")
+        dialog.setNameFilters(_GRAPH_SAVE)
+        dialog.setDefaultSuffix("safetensors")
         dialog.fileSelected.connect(self.save_graph_file)
         self._ask(dialog)
 
@@ -488,10 +490,15 @@ class MainWindow(QMainWindow):
         apply_preset(self, docks, preset)
 
     def _restore(self) -> None:
+        layout = self.state.layout
+        if layout is not None:
+            # A layout says nothing of docks that it does not know, and all docks side by side
+            # would need more room than the window had.
+            for dock in self.docks.values():
+                dock.hide()
         self.resize(DEFAULT_SIZE)
         if self.state.geometry is not None:
             self.restoreGeometry(self.state.geometry)
-        layout = self.state.layout
         if layout is None or not self.restoreState(layout, LAYOUT_VERSION):
             self._preset("circuits")
         # These two are never hidden or shown by a stored layout.
@@ -510,6 +517,12 @@ class MainWindow(QMainWindow):
         self.state.model = self.model_dock.choice.currentText().strip()
         self.state.prompt = self.session.prompt
         self.state.flush()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """The first thing that one types goes into the prompt."""
+        super().showEvent(event)
+        if not event.spontaneous():
+            self.prompt_dock.text.setFocus(Qt.FocusReason.OtherFocusReason)
 
     # -- leaving ------------------------------------------------------------------------------
 

@@ -231,7 +231,7 @@ class TrainingPump(QObject):
 
     def _go_off_thread(self, event: OffThread) -> None:
         self._say(event.text)
-        job = self._runner.submit(_run_off_thread, event, title=event.text)
+        job = self._runner.submit(_run_off_thread, event, title=event.text, quiet=True)
         self._lane_job = job
         job.finished.connect(self._on_lane_done)
         job.failed.connect(self._on_lane_failed)
@@ -245,7 +245,7 @@ class TrainingPump(QObject):
             return
         job = self._runner.submit(
             _harvest_ahead, self._trainer, title="Collecting the next activations",
-            priority=BACKGROUND,
+            priority=BACKGROUND, quiet=True,
         )  # fmt: skip
         if job.state.over:
             return

@@ -89,7 +89,7 @@ QToolButton::menu-indicator {{ image: none; }}
 
 QLineEdit, QPlainTextEdit, QTextEdit, QComboBox, QSpinBox, QDoubleSpinBox {{
   background: {t.sunken}; color: {t.text}; border: 1px solid {t.border_strong};
-  border-radius: 6px; padding: 4px 8px; selection-background-color: {t.accent};
+  border-radius: 6px; padding: 4px 7px; selection-background-color: {t.accent};
   selection-color: {t.on_accent}; }}
 QLineEdit, QComboBox, QSpinBox, QDoubleSpinBox {{ min-height: 19px; }}
 QLineEdit:hover, QComboBox:hover, QSpinBox:hover, QDoubleSpinBox:hover {{
@@ -101,6 +101,8 @@ QDoubleSpinBox:disabled {{ color: {t.disabled}; border-color: {t.border};
   background: {t.surface}; }}
 QPlainTextEdit[look="log"] {{ font-family: "{mono}"; font-size: {small:.1f}pt; border: none;
   border-radius: 0; background: {t.canvas}; }}
+QAbstractSpinBox QLineEdit, QComboBox QLineEdit {{ background: transparent; border: none;
+  border-radius: 0; padding: 0 2px; min-height: 0; }}
 QComboBox::drop-down {{ border: none; width: 22px; }}
 QComboBox::down-arrow {{ image: url("{assets}/chevron-down.png"); width: 14px; height: 14px; }}
 QComboBox QAbstractItemView {{ background: {t.raised}; color: {t.text};

@@ -6,6 +6,7 @@ a person chooses one, and tells everybody who paints by hand through ``changed``
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Literal, Optional, Union
 
@@ -13,7 +14,7 @@ from PySide6.QtCore import QObject, Qt, QTemporaryDir, Signal, Slot
 from PySide6.QtGui import QAction, QColor, QFont, QFontDatabase, QIcon, QPalette
 from PySide6.QtWidgets import QAbstractButton, QApplication
 
-from attention_studio.ui.icons import icon_pixmap, make_icon
+from attention_studio.ui.icons import icon_pixmap, icon_svg, make_icon
 from attention_studio.ui.stylesheet import style_sheet
 from attention_studio.ui.tokens import DARK, LIGHT, Tokens, diverging
 
@@ -226,17 +227,21 @@ class Theme(QObject):
         self._apply_if_new()
 
     def _write_assets(self) -> str:
-        folder = self._asset_dir / self._tokens.name
-        folder.mkdir(parents=True, exist_ok=True)
         pictures = {
             "chevron-down": ("chevron-down", self._tokens.muted),
             "chevron-up": ("chevron-up", self._tokens.muted),
             "check": ("check", self._tokens.on_accent),
             "check-text": ("check", self._tokens.text),
         }
+        # Named by what is in it, so that pictures of another version are never taken for ours.
+        digest = zlib.crc32(repr((pictures, icon_svg("chevron-down", ""))).encode())
+        folder = self._asset_dir / f"{self._tokens.name}-{digest:08x}"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, (icon, colour) in pictures.items():
             for suffix, pixels in (("", 16), ("@2x", 32)):
-                icon_pixmap(icon, colour, pixels).save(str(folder / f"{name}{suffix}.png"))
+                file = folder / f"{name}{suffix}.png"
+                if not file.exists():
+                    icon_pixmap(icon, colour, pixels).save(str(file))
         return folder.as_posix()
 
 

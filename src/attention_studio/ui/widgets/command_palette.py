@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from PySide6.QtCore import QAbstractListModel, QEvent, QModelIndex, QObject, QRect, QSize, Qt, Slot
 from PySide6.QtGui import QKeyEvent, QKeySequence, QPainter, QPalette
 from PySide6.QtWidgets import (
+    QApplication,
     QFrame,
     QLineEdit,
     QListView,
@@ -16,6 +17,7 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from shiboken6 import isValid
 
 from attention_studio.ui.widgets.controls import named
 
@@ -129,6 +131,11 @@ class _PaletteDelegate(QStyledItemDelegate):
         painter.restore()
 
 
+def _with_modifier(event: QKeyEvent) -> bool:
+    modifiers = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier
+    return bool(event.modifiers() & modifiers)
+
+
 class CommandPalette(QFrame):
     """A panel over the window: a line to type in and the commands that fit, the best first.
 
@@ -136,9 +143,12 @@ class CommandPalette(QFrame):
     """
 
     def __init__(self, commands: Commands, theme: Theme, parent: QWidget) -> None:
-        super().__init__(parent, Qt.WindowType.Popup | Qt.WindowType.FramelessWindowHint)
-        self.setAttribute(Qt.WidgetAttribute.WA_TranslucentBackground)
+        # A child of the window, not a popup of its own: no grab of keyboard or mouse, and the same
+        # behaviour on every platform.
+        super().__init__(parent)
+        self.hide()
         self._window = parent
+        self._before: Optional[QWidget] = None
         self._commands = commands
         self._theme = theme
         named(self, "commandPalette", "Command palette")
@@ -189,17 +199,38 @@ class CommandPalette(QFrame):
         window = self._window
         width = min(620, max(320, window.width() - 60))
         self.resize(width, min(440, max(200, window.height() - 160)))
-        corner = window.mapToGlobal(window.rect().topLeft())
-        self.move(corner.x() + (window.width() - width) // 2, corner.y() + 72)
+        self.move((window.width() - width) // 2, 72)
+        if not self.isVisible():
+            self._before = QApplication.focusWidget()
         self.show()
-        self._edit.setFocus(Qt.FocusReason.PopupFocusReason)
+        self.raise_()
+        self._edit.setFocus(Qt.FocusReason.ShortcutFocusReason)
+
+    def dismiss(self) -> None:
+        """Close it and give the focus back."""
+        before, self._before = self._before, None
+        self.close()
+        if before is not None and isValid(before) and before.isVisible():
+            before.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Let the keys of the list work while the focus is in the line."""
+        if watched is self._edit and event.type() == QEvent.Type.ShortcutOverride:
+            # Plain keys are the palette's while it is open, whatever commands they belong to.
+            if isinstance(event, QKeyEvent) and not _with_modifier(event):
+                event.accept()
+                return True
+            return False
+        if watched is self._edit and event.type() == QEvent.Type.FocusOut:
+            self.close()
+            return False
         if watched is self._edit and isinstance(event, QKeyEvent):
             if event.type() != QEvent.Type.KeyPress:
                 return False
             key = event.key()
+            if key == Qt.Key.Key_Escape:
+                self.dismiss()
+                return True
             if key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
                 self._run(self._list.currentIndex())
                 return True
@@ -224,7 +255,7 @@ class CommandPalette(QFrame):
         command = index.data(_COMMAND_ROLE) if index.isValid() else None
         if command is None or not self._commands.action(command.id).isEnabled():
             return
-        self.close()
+        self.dismiss()
         self._commands.run(command.id)
 
     @Slot(str)

@@ -15,6 +15,8 @@ from attention_studio.ui.widgets.studio_dock import StudioDock
 from attention_studio.utils.logging import add_sink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from attention_studio.ui.commands import Commands
     from attention_studio.ui.jobs import JobRunner
     from attention_studio.ui.session import Session
@@ -65,7 +67,7 @@ class LogDock(StudioDock):
         super().__init__(session, runner, commands, theme, parent)
         self._all: deque[_Line] = deque(maxlen=KEPT_LINES)
         self._buffer = _Buffer()
-        self._remove_sink = add_sink(self._buffer.write, "DEBUG")
+        self._remove_sink: Optional[Callable[[], None]] = add_sink(self._buffer.write, "DEBUG")
         self._level = QComboBox()
         named(self._level, "log.level", "Least level shown", "Show this level and above")
         for level in LEVELS[1:6]:
@@ -105,9 +107,11 @@ class LogDock(StudioDock):
         theme.changed.connect(self._rebuild)
 
     def shutdown(self) -> None:
-        """Stop listening to the log."""
+        """Stop listening to the log. May be called again."""
         self._timer.stop()
-        self._remove_sink()
+        remove, self._remove_sink = self._remove_sink, None
+        if remove is not None:
+            remove()
 
     def shown_text(self) -> str:
         """The lines that are shown."""

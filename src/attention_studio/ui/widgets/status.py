@@ -91,7 +91,8 @@ class StatusFigures(QWidget):
         if not running:
             self._work.setText("")
             return
-        job = running[-1]
+        # The oldest is what the person asked for; the others mostly serve it.
+        job = running[0]
         fraction = job.last_progress.fraction
         done = "" if fraction is None else f" {100 * fraction:.0f}%"
         more = f" and {len(running) - 1} more" if len(running) > 1 else ""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from attention_studio.ui.theme import Theme
 
 
+_LEAST_WIDTH, _LEAST_HEIGHT = 250, 90
+
+
 class StudioDock(QDockWidget):
     """A dock of the studio.
 
@@ -55,6 +58,8 @@ class StudioDock(QDockWidget):
         )
         self._stack = QStackedWidget()
         self._stack.setObjectName("dockBody")
+        # Stated, so that no content can force the window to be wider than a small screen.
+        self._stack.setMinimumSize(_LEAST_WIDTH, _LEAST_HEIGHT)
         self.setWidget(self._stack)
         self._empty: Optional[EmptyState] = None
         self._content: Optional[QWidget] = None

@@ -11,6 +11,7 @@ import pyqtgraph as pg
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import QComboBox, QGridLayout, QVBoxLayout, QWidget
 
+from attention_studio.ui.text import count
 from attention_studio.ui.widgets.controls import label, named, row
 
 if TYPE_CHECKING:
@@ -28,17 +29,28 @@ _MEAN = -1
 
 @dataclass(frozen=True)
 class _Metric:
+    """What one plot shows. ``least_range`` keeps a flat curve from being blown up to noise."""
+
     key: str
     title: str
     help: str
-    unit_interval: bool = False
+    least_range: float
+    positive: bool = True
 
 
 METRICS = (
-    _Metric("fvu", "FVU", "Share of the output's variance that is not explained; lower is better"),
-    _Metric("l0", "L0", "Active latents per token"),
-    _Metric("dead", "Dead", "Share of latents that never fire", True),
-    _Metric("recovered", "Loss recovered", "On held-out text; 1 is as good as the MLP itself"),
+    _Metric(
+        "fvu", "FVU", "Share of the output's variance that is not explained; lower is better", 0.05
+    ),
+    _Metric("l0", "L0", "Active latents per token", 2.0),
+    _Metric("dead", "Dead latents", "Share of latents that never fire", 0.02),
+    _Metric(
+        "recovered",
+        "Loss recovered",
+        "On held-out text; 1 is as good as the MLP itself",
+        0.1,
+        positive=False,
+    ),
 )
 
 
@@ -114,12 +126,20 @@ class RunHistory:
             self.heldout[key].add(tokens, np.asarray(values, dtype=float))
 
 
+class _CountAxis(pg.AxisItem):
+    """Ticks in thousands and millions, written out."""
+
+    def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
+        """The text at each tick."""
+        return [count(value * scale) for value in values]
+
+
 class _Plot:
     """One metric: the batch's curve, its range over layers, held-out points."""
 
     def __init__(self, metric: _Metric, theme: Theme) -> None:
         self.metric = metric
-        self.widget = pg.PlotWidget()
+        self.widget = pg.PlotWidget(axisItems={"bottom": _CountAxis("bottom")})
         named(self.widget, f"train.plot.{metric.key}", metric.title, metric.help)
         self.widget.setMinimumSize(150, 110)
         item = self.widget.getPlotItem()
@@ -127,10 +147,12 @@ class _Plot:
         item.setMenuEnabled(False)
         item.setContentsMargins(2, 2, 8, 2)
         item.getAxis("left").setWidth(44)
-        item.getAxis("bottom").enableAutoSIPrefix(True)
         view = item.getViewBox()
         view.setMouseEnabled(x=True, y=True)
         view.setDefaultPadding(0.04)
+        view.setLimits(xMin=0, minYRange=metric.least_range)
+        if metric.positive:
+            view.setLimits(yMin=0)
         self._low = item.plot()
         self._high = item.plot()
         self._line = item.plot()

@@ -207,6 +207,7 @@ class TrainDock(StudioDock):
         self._right.setCurrentWidget(self._live)
         count = len(settings["layers"])
         title = f"Train {count} layer{'' if count == 1 else 's'}"
+        self._set_estimate("Settings cannot be changed while a run goes on.", "caption")
         self._title.set_whole(f"{title} → {prepared.request.out_dir.name}")
         self._run_job = self.pump.start(prepared.trainer, title)
         self._run_job.progress.connect(self._on_run_progress)

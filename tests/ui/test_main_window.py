@@ -1,0 +1,192 @@
+"""The window: layouts that come back, messages, background work, leaving."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QSize
+from PySide6.QtWidgets import QToolBar
+from pytestqt.qtbot import QtBot
+
+from attention_studio.ui.app import Studio, has_display
+from attention_studio.ui.jobs import JobFailure, LaneContext
+from attention_studio.ui.widgets.message_bar import Message
+from attention_studio.ui.window_state import WindowState
+from tests.ui.conftest import tear_down
+
+PRESETS = {
+    "train": {"model", "prompt", "train", "tasks", "log"},
+    "features": {"model", "prompt", "features", "graph", "tasks", "log"},
+    "circuits": {"model", "prompt", "graph", "features", "train", "tasks", "log"},
+}
+
+
+def shown(studio: Studio) -> set[str]:
+    return {name for name, dock in studio.window.docks.items() if not dock.isHidden()}
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_show_their_docks(studio: Studio, preset: str) -> None:
+    assert studio.commands.run(f"layout.{preset}")
+    assert shown(studio) == PRESETS[preset]
+    studio.commands.run("layout.reset")
+    assert shown(studio) == PRESETS["circuits"]
+
+
+def test_docks_keep_enough_room_to_be_used(studio: Studio, qtbot: QtBot) -> None:
+    studio.window.resize(1400, 900)
+    for preset in PRESETS:
+        studio.commands.run(f"layout.{preset}")
+        qtbot.wait(30)
+        for name in PRESETS[preset]:
+            dock = studio.window.docks[name]
+            if dock.visibleRegion().isEmpty():
+                continue
+            assert dock.width() >= 280, (preset, name, dock.size())
+            assert dock.height() >= 120, (preset, name, dock.size())
+
+
+def test_the_layout_comes_back_on_the_next_start(
+    new_studio: Callable[[], Studio], qtbot: QtBot
+) -> None:
+    first = new_studio()
+    first.window.show()
+    first.commands.run("layout.train")
+    # Within the offscreen screen, which is 800 pixels wide.
+    first.window.resize(QSize(780, 700))
+    first.window.docks["log"].close()
+    first.theme.set_choice("dark")
+    first.theme.set_scale(1.1)
+    first.window.prompt_dock.set_text("The capital of France is")
+    first.window.model_dock.choice.setEditText("EleutherAI/pythia-70m")
+    expected = shown(first)
+    size = first.window.size()
+    first.window.close()
+    tear_down(first)
+
+    second = new_studio()
+    with qtbot.waitExposed(second.window):
+        second.window.show()
+    assert shown(second) == expected == {"model", "prompt", "train", "tasks"}
+    assert second.window.size() == size
+    assert second.theme.choice == "dark" and second.theme.scale == pytest.approx(1.1)
+    assert second.session.prompt == "The capital of France is"
+    assert second.window.model_dock.config().name == "EleutherAI/pythia-70m"
+
+
+def test_a_broken_state_file_is_no_obstacle(
+    new_studio: Callable[[], Studio], qtbot: QtBot, tmp_path: Path
+) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "window.ini").write_bytes(b"[window]\nlayout=@ByteArray(rubbish)\ngeometry=17\n\xff")
+    studio = new_studio()
+    studio.window.show()
+    assert shown(studio) == PRESETS["circuits"]
+
+
+def test_recent_replacement_models_are_kept_newest_first(tmp_path: Path) -> None:
+    state = WindowState(tmp_path)
+    for number in range(12):
+        state.remember_crm(Path(f"/crm/{number}"))
+    state.remember_crm(Path("/crm/7"))
+    state.flush()
+    again = WindowState(tmp_path).crms
+    assert again[:3] == ("/crm/7", "/crm/11", "/crm/10")
+    assert len(again) == 8
+
+
+def test_run_async_calls_back_on_the_main_thread(studio: Studio, qtbot: QtBot) -> None:
+    seen: list[tuple[object, int, int]] = []
+
+    def work() -> int:
+        return threading.get_ident()
+
+    def done(value: int) -> None:
+        seen.append(("done", value, threading.get_ident()))
+
+    studio.window._run_async(work, done)
+    qtbot.waitUntil(lambda: bool(seen))
+    assert seen[0][1] != threading.get_ident() == seen[0][2]
+
+
+def test_run_async_reports_errors(studio: Studio, qtbot: QtBot) -> None:
+    failures: list[JobFailure] = []
+
+    def fail() -> None:
+        raise ValueError("a reason")
+
+    studio.window._run_async(fail, on_error=failures.append)
+    qtbot.waitUntil(lambda: bool(failures))
+    assert "a reason" in failures[0].why and studio.window.messages.current is None
+    studio.window._run_async(fail)
+    qtbot.waitUntil(lambda: studio.window.messages.current is not None)
+    assert "a reason" in studio.window.messages.current.why
+
+
+def test_the_message_row_takes_no_room_when_empty(studio: Studio) -> None:
+    row = studio.window.findChild(QToolBar, "messageRow")
+    assert isinstance(row, QToolBar) and row.isHidden()
+    studio.window.say(Message("error", "It broke"))
+    assert not row.isHidden()
+    studio.window.messages.dismiss()
+    assert row.isHidden()
+
+
+def test_a_crm_needs_a_model_first(studio: Studio) -> None:
+    studio.window.open_crm_folder("/nowhere")
+    current = studio.window.messages.current
+    assert current is not None and current.what == "No model is loaded"
+
+
+def test_opening_a_file_that_is_no_graph_says_so(
+    studio: Studio, qtbot: QtBot, tmp_path: Path
+) -> None:
+    file = tmp_path / "graph.json"
+    file.write_text("not a graph")
+    studio.window.open_graph_file(str(file))
+    qtbot.waitUntil(lambda: studio.window.messages.current is not None, timeout=20_000)
+    current = studio.window.messages.current
+    assert current is not None and current.level == "error" and "graph.json" in current.what
+
+
+def test_closing_waits_for_a_job_and_says_so(studio: Studio, qtbot: QtBot) -> None:
+    def work(ctx: LaneContext) -> None:
+        while not ctx.cancelled:
+            time.sleep(0.005)
+        time.sleep(0.15)  # it takes a moment to stop
+
+    job = studio.runner.submit(work, title="Busy")
+    qtbot.waitUntil(lambda: job.started_at is not None)
+    with qtbot.waitSignal(studio.window.stopped, timeout=5_000):
+        assert not studio.window.close()
+        assert studio.window.isVisible()
+        current = studio.window.messages.current
+        assert current is not None and current.what == "Stopping…"
+    assert not studio.window.isVisible()
+    assert not studio.runner.accepting
+
+
+def test_about_says_where_things_are(studio: Studio) -> None:
+    studio.commands.run("help.about")
+    current = studio.window.messages.current
+    assert current is not None
+    assert str(studio.settings.cache_dir) in current.why
+    assert str(studio.settings.state_dir) in current.todo
+
+
+def test_where_there_is_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    assert not has_display("linux")
+    assert has_display("darwin") and has_display("win32")
+    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    assert has_display("linux")
+    monkeypatch.setenv("QT_QPA_PLATFORM", "xcb")
+    assert not has_display("linux")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert has_display("linux")
