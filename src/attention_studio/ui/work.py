@@ -9,19 +9,12 @@ import from 180 ms to 5 ms.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import importlib.util
-import os
 import shutil
-import sys
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
-
-from loguru import logger
 
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.files import FileReadError, read_json, write_json_atomic
@@ -66,37 +59,10 @@ def warm_up(ctx: WorkContext, settings: Settings) -> None:
     with _import_lock:
         if _warm:
             return
-        ctx.progress(0, None, "Starting the engine")
-        if "torch" not in sys.modules:
-            _open_torch_library()
-        import torch
+        from attention_studio.core.engine import start_engine
 
-        torch.set_num_threads(settings.thread_count)
-        ctx.check()
-        ctx.progress(0, None, "Starting the model library")
-        import transformers  # noqa: F401
-
-        # A million long-lived objects: the collector need not look at them ever again.
-        gc.freeze()
+        start_engine(ctx, settings)
         _warm = True
-
-
-def _open_torch_library() -> None:
-    # ``import torch`` opens libtorch with the interpreter's lock held, which stops the window for
-    # the fifth of a second that the linker needs. A foreign call lets go of the lock, and the
-    # import then finds the library open. On Windows torch itself does it that way.
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations or sys.platform == "win32":
-        return
-    folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
-    suffix = "dylib" if sys.platform == "darwin" else "so"
-    opener = ctypes.CDLL(None).dlopen
-    opener.restype = ctypes.c_void_p
-    opener.argtypes = [ctypes.c_char_p, ctypes.c_int]
-    for name in ("libc10", "libtorch_cpu"):
-        path = folder / f"{name}.{suffix}"
-        if path.exists() and not opener(os.fsencode(path), os.RTLD_NOW | os.RTLD_LOCAL):
-            logger.debug(f"{path.name} could not be opened ahead of the import")
 
 
 def import_plots(_ctx: WorkContext) -> None:
