@@ -148,7 +148,8 @@ def _leftovers(
     delete_now()
     left = []
     for thing in gc.get_objects():
-        if isinstance(thing, (QThread, QTimer)) and shiboken6.isValid(thing):
+        # By type: isinstance asks objects for attributes, which wakes lazy modules.
+        if issubclass(type(thing), (QThread, QTimer)) and shiboken6.isValid(thing):
             alive = thing.isRunning() if isinstance(thing, QThread) else thing.isActive()
             main = isinstance(thing, QThread) and thing is QThread.currentThread()
             if alive and not main and id(thing) in births.where:

@@ -146,12 +146,12 @@ def test_a_crm_needs_a_model_first(studio: Studio) -> None:
 def test_opening_a_file_that_is_no_graph_says_so(
     studio: Studio, qtbot: QtBot, tmp_path: Path
 ) -> None:
-    file = tmp_path / "graph.json"
+    file = tmp_path / "graph.safetensors"
     file.write_text("not a graph")
     studio.window.open_graph_file(str(file))
     qtbot.waitUntil(lambda: studio.window.messages.current is not None, timeout=20_000)
     current = studio.window.messages.current
-    assert current is not None and current.level == "error" and "graph.json" in current.what
+    assert current is not None and current.level == "error" and "graph.safetensors" in current.what
 
 
 def test_closing_waits_for_a_job_and_says_so(studio: Studio, qtbot: QtBot) -> None:

@@ -42,6 +42,7 @@ class Clockwork:
         self.closed = 0
         self.fail_at: Optional[int] = None
         self.fail_off_thread = False
+        self.lane_seconds = 0.005
         self._events = self._run()
 
     def __iter__(self) -> Iterator[TrainEvent]:
@@ -52,7 +53,7 @@ class Clockwork:
         for _ in range(5):
             if ctx is not None:
                 ctx.check()
-            time.sleep(0.001)
+            time.sleep(self.lane_seconds / 5)
         if self.fail_off_thread:
             raise StudioError("The harvest broke", "for a test")
         self.ready = True
@@ -171,6 +172,7 @@ def test_pausing_stops_the_steps(pump: TrainingPump, qtbot: QtBot) -> None:
 
 def test_a_pause_outlasts_the_work_on_the_lane(pump: TrainingPump, qtbot: QtBot) -> None:
     trainer = Clockwork()
+    trainer.lane_seconds = 0.5
     pump.start(trainer, "Train")
     qtbot.waitUntil(lambda: pump.waiting)
     pump.pause()
@@ -239,6 +241,7 @@ def test_abandoning_ends_at_once_wherever_the_run_is(
 ) -> None:
     for wait_for_lane in (False, True):
         trainer = Clockwork(steps=500)
+        trainer.lane_seconds = 0.5 if wait_for_lane else 0.005
         pump.start(trainer, "Train")
         if wait_for_lane:
             qtbot.waitUntil(lambda: pump.waiting)

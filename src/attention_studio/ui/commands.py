@@ -107,7 +107,7 @@ COMMANDS: tuple[Command, ...] = (
             "File", "Ctrl+O", _has_model, "open", True),
     Command("graph.open", "Open graph…", "Open an attribution graph that was saved",
             "window.open_graph", "File", "Ctrl+Shift+O", _always, "graph"),
-    Command("graph.save", "Save graph…", "Save the whole attribution graph to a file",
+    Command("graph.save", "Save graph…", "Save the attribution graph, whole or pruned, to a file",
             "window.save_graph", "File", "Ctrl+S", _has_graph, "save"),
     Command("app.quit", "Quit", "Stop all work and close the window", "window.quit",
             "File", "Ctrl+Q", separator=True),

@@ -232,8 +232,15 @@ class MainWindow(QMainWindow):
         dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
         dialog.setNameFilters(_GRAPH_SAVE)
         dialog.setDefaultSuffix("safetensors")
+        dialog.filterSelected.connect(self._on_graph_filter)
         dialog.fileSelected.connect(self.save_graph_file)
         self._ask(dialog)
+
+    @Slot(str)
+    def _on_graph_filter(self, chosen: str) -> None:
+        dialog = self.sender()
+        if isinstance(dialog, QFileDialog):
+            dialog.setDefaultSuffix("json" if chosen == _GRAPH_SAVE[1] else "safetensors")
 
     @Slot(str)
     def save_graph_file(self, file: str) -> None:

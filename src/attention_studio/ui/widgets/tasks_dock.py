@@ -80,7 +80,10 @@ class _TaskRow(QFrame):
         if job.started_at is not None:
             word = f"{word} · {duration(job.seconds)}"
         self._state.setText(word)
-        failed, done = job.state is JobState.FAILED, job.state is JobState.FINISHED
+        failed, done = (
+            job.state is JobState.FAILED,
+            job.state is JobState.FINISHED and not job.superseded,
+        )
         set_role(self._state, "error" if failed else "success" if done else "caption")
         fraction = job.last_progress.fraction
         self._progress.setVisible(not over)

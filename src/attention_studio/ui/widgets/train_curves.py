@@ -126,7 +126,7 @@ class RunHistory:
             self.heldout[key].add(tokens, np.asarray(values, dtype=float))
 
 
-class _CountAxis(pg.AxisItem):
+class _CountAxis(pg.AxisItem):  # type: ignore[misc]
     """Ticks in thousands and millions, written out."""
 
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
@@ -190,7 +190,9 @@ class _Plot:
         tokens, values = history.batch[self.metric.key].arrays()
         held_tokens, held_values = history.heldout[self.metric.key].arrays()
         self._line.setData(tokens, _column(values, layer))
-        self._heldout.setData(held_tokens, _column(held_values, layer), connect="finite")
+        held = _column(held_values, layer)
+        known = np.isfinite(held)
+        self._heldout.setData(held_tokens[known], held[known])
         wide = layer == _MEAN and values.size > 0 and values.shape[1] > 1
         empty = np.zeros(0)
         self._low.setData(tokens if wide else empty, values.min(1) if wide else empty)

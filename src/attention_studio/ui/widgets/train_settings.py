@@ -331,6 +331,8 @@ def _spin(
     # The wheel scrolls the form; it must not change a setting that happens to lie in its way.
     spin.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     spin.setMinimumWidth(60)
+    # A style sheet's padding does not reach the text of a spin box whose buttons it draws.
+    spin.lineEdit().setTextMargins(6, 0, 0, 0)
     return named(spin, name, accessible, tip)
 
 

@@ -1,0 +1,247 @@
+"""Load, type, train, open, trace: the docks together, on a tiny model."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QLabel, QPushButton
+from pytestqt.qtbot import QtBot
+
+from attention_studio.ui.app import Studio
+from attention_studio.ui.pump import PumpState
+from tests.tiny import WORDS, tiny_folder
+
+LONG = 60_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model on the disk."""
+    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some text in the tiny model's words."""
+    chance = random.Random(0)
+    file = tmp_path_factory.mktemp("texts") / "text.txt"
+    file.write_text(" ".join(chance.choice(WORDS) for _ in range(6_000)))
+    return file
+
+
+@pytest.fixture
+def loaded(studio: Studio, folder: Path, qtbot: QtBot) -> Studio:
+    """A studio with the tiny model loaded by its own button."""
+    studio.window.model_dock.choice.setEditText(str(folder))
+    studio.commands.run("model.load")
+    qtbot.waitUntil(lambda: studio.session.model is not None, timeout=LONG)
+    return studio
+
+
+def settle(studio: Studio, qtbot: QtBot) -> None:
+    """Wait until nothing runs."""
+    qtbot.waitUntil(lambda: not studio.runner.busy, timeout=LONG)
+
+
+def label(studio: Studio, name: str) -> str:
+    """The text of a label of that name anywhere in the window."""
+    found = studio.window.findChild(QLabel, name)
+    assert isinstance(found, QLabel), name
+    return found.text()
+
+
+def test_a_loaded_model_is_described(loaded: Studio, qtbot: QtBot) -> None:
+    assert loaded.session.model_info is not None
+    assert len(loaded.session.layers) == loaded.session.model_info.n_layers
+    assert "tiny-llama" in label(loaded, "status.model")
+    assert loaded.window.windowTitle().startswith("tiny-llama")
+    table = loaded.window.model_dock._description._table
+    assert table.model().rowCount() == loaded.session.model_info.n_layers
+
+
+def test_releasing_forgets_the_model(loaded: Studio, qtbot: QtBot) -> None:
+    loaded.commands.run("model.release")
+    assert loaded.session.model is None
+    settle(loaded, qtbot)
+    current = loaded.window.messages.current
+    assert current is not None and "came free" in current.what
+    assert not loaded.commands.action("model.release").isEnabled()
+
+
+def test_a_name_that_is_no_model_says_so(studio: Studio, qtbot: QtBot) -> None:
+    studio.window.model_dock.choice.setEditText("no such thing")
+    studio.commands.run("model.load")
+    qtbot.waitUntil(lambda: studio.window.messages.current is not None, timeout=LONG)
+    current = studio.window.messages.current
+    assert current is not None and current.level == "error" and "no such thing" in current.what
+
+
+def test_offline_a_hub_model_says_so_and_nothing_is_asked_unasked(
+    studio: Studio, qtbot: QtBot
+) -> None:
+    dock = studio.window.model_dock
+    dock.choice.setEditText("EleutherAI/pythia-70m")
+    dock.start()
+    look_up = dock.findChild(QPushButton, "model.look_up")
+    assert isinstance(look_up, QPushButton)
+    qtbot.waitUntil(lambda: not look_up.isHidden(), timeout=LONG)
+    settle(studio, qtbot)
+    assert "Not on this machine" in label(studio, "model.fit")
+    assert studio.window.messages.current is None
+    look_up.click()
+    settle(studio, qtbot)
+    assert "not asked" in label(studio, "model.fit") or "offline" in label(studio, "model.fit")
+
+
+def test_the_prompt_shows_tokens_and_next_tokens_by_itself(loaded: Studio, qtbot: QtBot) -> None:
+    dock = loaded.window.prompt_dock
+    assert "empty" in label(loaded, "prompt.problem")
+    qtbot.keyClicks(dock.text, "the cat sat on")
+    qtbot.waitUntil(lambda: loaded.session.prompt_view is not None, timeout=LONG)
+    view = loaded.session.prompt_view
+    assert view is not None
+    assert "".join(view.tokens[1:]).strip() == "the cat sat on"
+    assert "cat" in dock.chips.accessibleDescription()
+    assert len(view.candidates) == 10
+    assert not dock.bars.isHidden() and dock.bars.accessibleDescription()
+    dock.text.selectAll()
+    qtbot.keyClick(dock.text, Qt.Key.Key_Delete)
+    qtbot.waitUntil(lambda: loaded.session.prompt_view is None, timeout=5_000)
+    assert "empty" in label(loaded, "prompt.problem") and dock.chips.isHidden()
+
+
+def test_a_prompt_beyond_the_context_says_so(loaded: Studio, qtbot: QtBot) -> None:
+    loaded.window.prompt_dock.set_text("the cat " * 400)
+    assert loaded.commands.run("prompt.run")
+    qtbot.waitUntil(lambda: loaded.window.messages.current is not None, timeout=LONG)
+    current = loaded.window.messages.current
+    assert current is not None and "64" in f"{current.what} {current.why} {current.todo}"
+    assert loaded.session.prompt_view is None
+
+
+def set_up_run(studio: Studio, text: Path, out: Path, tokens: int = 2_048) -> None:
+    """Settings that train in a moment."""
+    form = studio.window.train_dock.form
+    form.texts.set_sources((str(text),))
+    form.layers.setText("0, 2")
+    form.batch_tokens.setValue(64)
+    form.tokens.setValue(tokens)
+    form.d_latent.setValue(64)
+    form.k.setValue(4)
+    form.seq_len.setValue(16)
+    form.block_tokens.setValue(256)
+    form.heldout_tokens.setValue(64)
+    form.checkpoint_every.setValue(4)
+    form.out_dir.setText(str(out))
+
+
+def test_an_estimate_comes_before_the_start(
+    loaded: Studio, text: Path, tmp_path: Path, qtbot: QtBot
+) -> None:
+    set_up_run(loaded, text, tmp_path / "run")
+    loaded.commands.run("view.train")
+    qtbot.waitUntil(lambda: "Memory" in label(loaded, "train.estimate"), timeout=LONG)
+    told = label(loaded, "train.estimate")
+    assert "parameters" in told and "Disk" in told and "Time" in told
+    loaded.window.train_dock.form.layers.setText("0-99")
+    qtbot.waitUntil(lambda: "no layer 99" in label(loaded, "train.estimate"), timeout=5_000)
+
+
+def test_training_without_text_says_so(loaded: Studio, qtbot: QtBot) -> None:
+    loaded.commands.run("train.start")
+    current = loaded.window.messages.current
+    assert current is not None and current.what == "There is no text to train on"
+    assert loaded.session.training is None
+
+
+def test_from_training_to_a_graph(loaded: Studio, text: Path, tmp_path: Path, qtbot: QtBot) -> None:
+    out = tmp_path / "run"
+    set_up_run(loaded, text, out)
+    loaded.commands.run("layout.train")
+    assert loaded.commands.run("train.start")
+    assert not loaded.commands.action("train.start").isEnabled()
+    # A finished run is opened at once.
+    qtbot.waitUntil(lambda: loaded.session.crm is not None, timeout=LONG)
+    assert loaded.session.crm_folder == out and (out / "manifest.json").is_file()
+    assert "2 of 3 layers" in label(loaded, "status.crm")
+    dock = loaded.window.train_dock
+    assert dock.pump.state is PumpState.IDLE and loaded.session.training is None
+    history = dock._history
+    assert history is not None
+    tokens, values = history.batch["fvu"].arrays()
+    assert tokens[-1] == 2_048 and values.shape == (len(tokens), 2)
+    held_tokens, held = history.heldout["recovered"].arrays()
+    assert len(held_tokens) >= 1 and held.shape[1] == 2
+    qtbot.waitUntil(lambda: dock._curves is not None and dock._curves.ready, timeout=LONG)
+
+    loaded.window.prompt_dock.set_text("the cat sat on")
+    assert loaded.commands.run("features.extract")
+    qtbot.waitUntil(lambda: loaded.session.features is not None, timeout=LONG)
+    assert loaded.commands.run("graph.build")
+    qtbot.waitUntil(lambda: loaded.session.graph is not None, timeout=LONG)
+    graph = loaded.session.graph
+    assert graph is not None and graph.scores.max_identity_error < 1e-4
+    settle(loaded, qtbot)
+
+    file = tmp_path / "graph.safetensors"
+    loaded.window.save_graph_file(str(file))
+    settle(loaded, qtbot)
+    assert file.is_file()
+    loaded.session.set_graph(None, None)
+    loaded.window.open_graph_file(str(file))
+    qtbot.waitUntil(lambda: loaded.session.graph is not None, timeout=LONG)
+    settle(loaded, qtbot)
+
+
+def test_a_stopped_run_can_be_resumed(
+    loaded: Studio, text: Path, tmp_path: Path, qtbot: QtBot
+) -> None:
+    out = tmp_path / "run"
+    set_up_run(loaded, text, out, tokens=6_400)
+    dock = loaded.window.train_dock
+    assert loaded.commands.run("train.start")
+    qtbot.waitUntil(
+        lambda: dock._history is not None and len(dock._history.batch["fvu"].tokens) > 3,
+        timeout=LONG,
+    )
+    assert loaded.commands.run("train.pause") and loaded.session.training == "paused"
+    assert loaded.commands.run("train.pause") and loaded.session.training == "running"
+    assert loaded.commands.run("train.stop")
+    qtbot.waitUntil(lambda: loaded.session.training is None, timeout=LONG)
+    assert loaded.session.crm is None and not (out / "manifest.json").exists()
+    settle(loaded, qtbot)
+
+    dock.resume_folder(str(out))
+    qtbot.waitUntil(lambda: loaded.session.crm is not None, timeout=LONG)
+    assert (out / "manifest.json").is_file()
+    settle(loaded, qtbot)
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(
+    loaded: Studio, tmp_path: Path, qtbot: QtBot
+) -> None:
+    loaded.window.train_dock.resume_folder(str(tmp_path))
+    qtbot.waitUntil(lambda: loaded.window.messages.current is not None, timeout=LONG)
+    current = loaded.window.messages.current
+    assert current is not None and "no run" in current.what
+    assert loaded.session.training is None
+
+
+def test_closing_while_training_leaves_a_run_that_can_go_on(
+    loaded: Studio, text: Path, tmp_path: Path, qtbot: QtBot
+) -> None:
+    out = tmp_path / "run"
+    set_up_run(loaded, text, out, tokens=640_000)
+    assert loaded.commands.run("train.start")
+    dock = loaded.window.train_dock
+    qtbot.waitUntil(
+        lambda: dock._history is not None and len(dock._history.batch["fvu"].tokens) > 2,
+        timeout=LONG,
+    )
+    with qtbot.waitSignal(loaded.window.stopped, timeout=LONG):
+        loaded.window.close()
+    assert (out / "run.json").is_file()
+    assert not list(out.rglob("*.tmp*"))

@@ -1,0 +1,209 @@
+"""Starting and leaving, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "pyqtgraph", "networkx")
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """An environment in which the studio keeps everything below ``folder``."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("ATTENTION_STUDIO_")}
+    return {
+        **kept,
+        "ATTENTION_STUDIO_CACHE_DIR": str(folder / "cache"),
+        "ATTENTION_STUDIO_STATE_DIR": str(folder / "state"),
+        "ATTENTION_STUDIO_OFFLINE": "true",
+        "ATTENTION_STUDIO_THREADS": "1",
+        "QT_QPA_PLATFORM": "offscreen",
+        **more,
+    }
+
+
+def run(
+    code: str, folder: Path, timeout: float = 120, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a fresh process."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
+        env=environment(folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_the_first_paint_comes_before_the_heavy_libraries(tmp_path: Path) -> None:
+    ran = run(
+        """
+        import json, sys, time
+        began = time.perf_counter()
+        from PySide6.QtWidgets import QApplication
+        app = QApplication([])
+        from attention_studio.ui.app import build_studio
+        from attention_studio.utils.config import load_settings
+        studio = build_studio(load_settings())
+        studio.window.show()
+        app.processEvents()
+        picture = studio.window.grab()
+        loaded = sorted(m for m in sys.modules if "." not in m)
+        print(json.dumps({"seconds": time.perf_counter() - began, "width": picture.width(),
+                          "cpu": time.process_time(), "loaded": loaded}))
+        studio.window.close()
+        assert studio.runner.shutdown(5, force=False)
+        """,
+        tmp_path,
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert [name for name in HEAVY if name in told["loaded"]] == []
+    assert told["width"] > 500
+    # The time that the processor worked does not depend on what else runs on the machine.
+    assert told["cpu"] < 1.5, told
+
+
+def test_without_a_display_it_points_at_the_headless_commands(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        env.pop(name, None)
+    if sys.platform in ("darwin", "win32"):
+        pytest.skip("this system always has a display")
+    ran = subprocess.run(
+        [sys.executable, "-m", "attention_studio"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "no display" in ran.stderr and "attention-studio --help" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_bad_setting_is_one_line(tmp_path: Path) -> None:
+    ran = run(
+        "import sys; from attention_studio.__main__ import main; sys.exit(main([]))",
+        tmp_path,
+        ATTENTION_STUDIO_THREADS="many",
+    )
+    assert ran.returncode == 1
+    assert "ATTENTION_STUDIO_THREADS" in ran.stderr and "Traceback" not in ran.stderr
+
+
+# Opens the window as a person would, gets a job going, and closes at a given moment.
+_SCENE = """
+import sys, time
+from PySide6.QtCore import QObject, QTimer, Slot
+from PySide6.QtWidgets import QApplication
+from attention_studio.ui import app as composition
+
+delay_ms, kind = int(sys.argv[1]), sys.argv[2]
+build = composition.build_studio
+
+def busy(ctx):
+    import json
+    while True:
+        ctx.check()
+        ctx.progress(0, None, "working")
+        json.loads("[" + "1," * 20000 + "1]")
+
+class Hand(QObject):
+    def __init__(self, studio):
+        super().__init__(studio.window)
+        self.studio = studio
+    @Slot()
+    def act(self):
+        if kind == "job":
+            self.studio.runner.submit(busy, title="Busy")
+            self.studio.runner.submit(busy, title="Busy too", lane="io")
+        elif kind == "load":
+            self.studio.window.model_dock.choice.setEditText(sys.argv[3])
+            self.studio.commands.run("model.load")
+        elif kind == "train":
+            self.train()
+    def train(self):
+        if self.studio.session.model is None:
+            if not self.studio.runner.running("model"):
+                self.studio.window.model_dock.choice.setEditText(sys.argv[3])
+                self.studio.commands.run("model.load")
+            QTimer.singleShot(50, self, self.train)
+            return
+        form = self.studio.window.train_dock.form
+        form.texts.set_sources((sys.argv[4],))
+        form.out_dir.setText(sys.argv[5])
+        form.d_latent.setValue(64); form.k.setValue(4)
+        form.tokens.setValue(1_000_000); form.batch_tokens.setValue(64)
+        form.seq_len.setValue(16); form.block_tokens.setValue(256)
+        form.heldout_tokens.setValue(64); form.checkpoint_every.setValue(3)
+        self.studio.commands.run("train.start")
+    @Slot()
+    def leave(self):
+        self.studio.window.close()
+
+def patched(settings):
+    studio = build(settings)
+    hand = Hand(studio)
+    QTimer.singleShot(0, hand, hand.act)
+    QTimer.singleShot(delay_ms, hand, hand.leave)
+    return studio
+
+composition.build_studio = patched
+sys.exit(composition.run())
+"""
+
+
+def start_and_quit(
+    folder: Path, delay_ms: int, kind: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Start the window, have it do ``kind`` of work, close it after ``delay_ms``."""
+    return subprocess.run(
+        [sys.executable, "-c", _SCENE, str(delay_ms), kind, *arguments],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_clean(ran: subprocess.CompletedProcess[str]) -> None:
+    """Exit code 0 and no complaint of Qt or Python."""
+    assert ran.returncode == 0, (ran.returncode, ran.stdout, ran.stderr)
+    for word in ("Traceback", "QThread", "Destroyed while", "QObject::", "terminate called"):
+        assert word not in ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_leaving_at_any_moment_with_jobs_running(tmp_path: Path, seed: int) -> None:
+    delay = random.Random(seed).randrange(0, 900)
+    assert_clean(start_and_quit(tmp_path, delay, "job"))
+    assert (tmp_path / "state" / "window.ini").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_leaving_at_any_moment_while_a_model_loads_and_trains(tmp_path: Path, seed: int) -> None:
+    from tests.tiny import WORDS, tiny_folder
+
+    chance = random.Random(seed)
+    model = tiny_folder(tmp_path / "model")
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(chance.choice(WORDS) for _ in range(20_000)))
+    kind = chance.choice(("load", "train", "train"))
+    delay = chance.randrange(0, 12_000)
+    out = tmp_path / "run"
+    assert_clean(start_and_quit(tmp_path, delay, kind, str(model), str(text), str(out)))
+    # Nothing half-written: what is there is whole, and temporary files are gone.
+    leftovers = [p for p in out.rglob("*") if ".tmp" in p.name or p.name.endswith(".part")]
+    assert leftovers == []
+    for file in out.rglob("*.json"):
+        json.loads(file.read_text())
