@@ -227,6 +227,37 @@ def test_arrays_that_do_not_fit_together_are_refused(
             AttributionGraph.load(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("weights", lambda w: w.ravel()), ("targets", lambda t: t.astype(np.float32))],
+)
+def test_arrays_of_another_form_are_refused(
+    graph: AttributionGraph, tmp_path: Path, name: str, change: Any
+) -> None:
+    path = tmp_path / "g.safetensors"
+    replace(graph, **{name: change(getattr(graph, name))}).save(path)
+    with pytest.raises(GraphError, match=name):
+        AttributionGraph.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_logits", 0),
+        ("logit_mass", 0.0),
+        ("logit_mass", 1.5),
+        ("logit_mass", float("nan")),
+        ("max_features", -1),
+        ("max_gigabytes", 0.0),
+        ("batch", 0),
+    ],
+)
+def test_settings_that_trace_nothing_are_refused(name: str, value: float) -> None:
+    settings: dict[str, Any] = {name: value}
+    with pytest.raises(GraphError, match=name):
+        GraphSettings(**settings)
+
+
 def test_an_unknown_ending_is_refused(graph: AttributionGraph, tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="ending"):
         graph.save(tmp_path / "g.pt")

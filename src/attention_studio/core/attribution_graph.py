@@ -82,6 +82,9 @@ class GraphSettings:
             effect on the logits; None: of all that fit ``max_gigabytes``.
         max_gigabytes: bound on the edge matrix.
         batch: targets traced at once; bounds the working memory, changes no number.
+
+    Raises:
+        GraphError: a setting has a value with which nothing could be traced.
     """
 
     max_logits: int = 10
@@ -89,6 +92,23 @@ class GraphSettings:
     max_features: Optional[int] = None
     max_gigabytes: float = 2.0
     batch: int = 64
+
+    def __post_init__(self) -> None:
+        fits = {
+            "max_logits": self.max_logits >= 1,
+            "logit_mass": 0.0 < self.logit_mass <= 1.0,
+            "max_features": self.max_features is None or self.max_features >= 0,
+            "max_gigabytes": self.max_gigabytes > 0.0,
+            "batch": self.batch >= 1,
+        }
+        for name, usable in fits.items():
+            if not usable:
+                raise GraphError(
+                    f"{name} = {getattr(self, name)} cannot be used for a graph",
+                    "it needs at least one output token, a share of probability above 0 and at "
+                    "most 1, and no negative number of features",
+                    "correct it or leave it out",
+                )
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,14 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 def _check(graph: AttributionGraph, path: Path) -> None:
     """Refuse arrays that do not fit together, before anything indexes with them."""
+    if graph.weights.ndim != 2:
+        raise _damaged(path, "weights is no matrix")
     n, (n_targets, n_sources) = len(graph.nodes), graph.weights.shape
     checks = {
         "nodes": all(len(getattr(graph.nodes, name)) == n for name in _NODE_COLUMNS),
         "weights": graph.weights.dtype == np.float32 and n_sources <= n,
         "targets": graph.targets.shape == (n_targets,)
+        and graph.targets.dtype == np.int64
         and bool(((graph.targets >= 0) & (graph.targets < n)).all()),
         "biases": graph.biases.shape == (n_targets,),
         "values": graph.values.shape == (n_targets,),
