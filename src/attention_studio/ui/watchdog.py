@@ -28,11 +28,13 @@ class Stall:
     Attributes:
         at_s: when it ended, in seconds after the start of the measurement.
         ms: for how long.
+        own_ms: the part of it for which this process is to blame (see ``StallReport``).
         stack: what the main thread did while it was overdue, the newest sample, or "".
     """
 
     at_s: float
     ms: float
+    own_ms: float
     stack: str
 
 
@@ -42,24 +44,34 @@ class StallReport:
 
     ``longest_ms`` and ``p99_ms`` are lateness of beats: 0 is a perfectly free event loop. The
     percentile is over beats, so a long stall counts once.
+
+    On a machine that runs other things too, part of a stall is the wait for a processor.
+    ``longest_own_ms`` and ``p99_own_ms`` count a beat's lateness only as far as this process worked
+    meanwhile, on any of its threads. On an idle machine they equal the others.
     """
 
     beats: int
     seconds: float
     longest_ms: float
     p99_ms: float
+    longest_own_ms: float
+    p99_own_ms: float
     stalls: tuple[Stall, ...] = field(default=())
 
     def __str__(self) -> str:
         return (
             f"{self.beats} beats in {self.seconds:.1f} s: longest stall {self.longest_ms:.0f} ms, "
-            f"99th percentile {self.p99_ms:.0f} ms"
+            f"99th percentile {self.p99_ms:.0f} ms (own work: {self.longest_own_ms:.0f} and "
+            f"{self.p99_own_ms:.0f} ms)"
         )
 
     def worst(self, count: int = 3) -> str:
         """The longest stalls with their stacks, to be read by a person."""
         chosen = sorted(self.stalls, key=lambda stall: -stall.ms)[:count]
-        return "\n".join(f"--- {s.ms:.0f} ms at {s.at_s:.2f} s\n{s.stack}" for s in chosen)
+        return "\n".join(
+            f"--- {s.ms:.0f} ms, {s.own_ms:.0f} of them own, at {s.at_s:.2f} s\n{s.stack}"
+            for s in chosen
+        )
 
 
 class StallWatchdog(QObject):
@@ -81,6 +93,8 @@ class StallWatchdog(QObject):
         self._timer.setInterval(BEAT_MS)
         self._timer.timeout.connect(self._beat)
         self._late: list[float] = []
+        self._own: list[float] = []
+        self._last_cpu = 0.0
         self._stalls: list[Stall] = []
         self._started = 0.0
         self._last = 0.0
@@ -93,6 +107,8 @@ class StallWatchdog(QObject):
         """Begin to measure, forgetting what was measured before."""
         self._main = threading.get_ident()
         self._late.clear()
+        self._own.clear()
+        self._last_cpu = time.process_time()
         self._stalls.clear()
         self._started = self._last = time.perf_counter()
         self._stop.clear()
@@ -110,12 +126,15 @@ class StallWatchdog(QObject):
         if self._sampler is not None:
             self._sampler.join()
             self._sampler = None
-        late = sorted(self._late)
+        longest, p99 = _extremes(self._late)
+        longest_own, p99_own = _extremes(self._own)
         return StallReport(
-            beats=len(late),
+            beats=len(self._late),
             seconds=time.perf_counter() - self._started,
-            longest_ms=1000 * late[-1] if late else 0.0,
-            p99_ms=1000 * late[min(len(late) - 1, int(0.99 * len(late)))] if late else 0.0,
+            longest_ms=longest,
+            p99_ms=p99,
+            longest_own_ms=longest_own,
+            p99_own_ms=p99_own,
             stalls=tuple(self._stalls),
         )
 
@@ -124,10 +143,14 @@ class StallWatchdog(QObject):
         now = time.perf_counter()
         late = max(0.0, now - self._last - BEAT_MS / 1000)
         self._last = now
+        cpu = time.process_time()
+        own = min(late, cpu - self._last_cpu)
+        self._last_cpu = cpu
         self._late.append(late)
+        self._own.append(own)
         sample, self._sample = self._sample, ""
         if late > self._threshold:
-            stall = Stall(now - self._started, 1000 * late, sample)
+            stall = Stall(now - self._started, 1000 * late, 1000 * own, sample)
             self._stalls.append(stall)
             if self._log:
                 logger.warning(f"the window stood still for {stall.ms:.0f} ms\n{sample}")
@@ -146,3 +169,11 @@ class StallWatchdog(QObject):
                     stack = "".join(traceback.format_stack(frame)[-6:])
                     parts.append(f"[{'main' if ident == self._main else name}]\n{stack}")
             self._sample = "\n".join(parts)
+
+
+def _extremes(seconds: list[float]) -> tuple[float, float]:
+    """The longest and the 99th percentile, in milliseconds."""
+    if not seconds:
+        return 0.0, 0.0
+    ordered = sorted(seconds)
+    return 1000 * ordered[-1], 1000 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]

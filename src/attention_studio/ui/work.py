@@ -9,6 +9,7 @@ import from 180 ms to 5 ms.
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import threading
 from dataclasses import dataclass
@@ -48,13 +49,15 @@ if TYPE_CHECKING:
 # import keeps the interpreter's lock meanwhile, which stops the window.
 _import_lock = threading.Lock()
 _warm = False
+# What lanes need sooner or later, imported while nothing else goes on.
+_CORE = ("model_manager", "crm_trainer", "corpus", "feature_extractor", "graph_builder")
 
 
 # -- getting ready --------------------------------------------------------------------------------
 
 
 def warm_up(ctx: WorkContext, settings: Settings) -> None:
-    """Import torch and transformers without holding the interpreter's lock for long."""
+    """Import torch, transformers and the core without holding the interpreter's lock for long."""
     global _warm
     with _import_lock:
         if _warm:
@@ -62,6 +65,9 @@ def warm_up(ctx: WorkContext, settings: Settings) -> None:
         from attention_studio.core.engine import start_engine
 
         start_engine(ctx, settings)
+        for name in _CORE:
+            ctx.check()
+            importlib.import_module(f"attention_studio.core.{name}")
         _warm = True
 
 
