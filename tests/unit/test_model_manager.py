@@ -454,8 +454,10 @@ def test_start_token_choices() -> None:
         def __call__(self, text: str) -> dict[str, list[int]]:
             return {"input_ids": [self.bos_token_id, 7] if self._adds else [7]}  # type: ignore[list-item]
 
-        def get_vocab(self) -> dict[str, int]:
-            return self._vocabulary
+        unk_token = unk_token_id = None
+
+        def convert_tokens_to_ids(self, token: str) -> Optional[int]:
+            return self._vocabulary.get(token)
 
     separator = {"<|endoftext|>": 3}
     for bos, adds, vocabulary, expected in (

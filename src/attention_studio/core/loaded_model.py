@@ -315,8 +315,10 @@ def find_start_token(tokenizer: Any) -> Optional[StartToken]:
     bos_id = tokenizer.bos_token_id
     if bos_id is not None and tokenizer("a")["input_ids"][:1] == [bos_id]:
         return StartToken(int(bos_id), str(tokenizer.bos_token))
-    separator = tokenizer.get_vocab().get(_DOCUMENT_SEPARATOR)
-    if separator is not None:
+    # Asked for by name: get_vocab would copy the whole vocabulary with the interpreter's lock held.
+    separator = tokenizer.convert_tokens_to_ids(_DOCUMENT_SEPARATOR)
+    known = separator is not None and separator != tokenizer.unk_token_id
+    if known or tokenizer.unk_token == _DOCUMENT_SEPARATOR:
         return StartToken(int(separator), _DOCUMENT_SEPARATOR)
     if bos_id is not None:
         return StartToken(int(bos_id), str(tokenizer.bos_token))
