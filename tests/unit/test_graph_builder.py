@@ -12,6 +12,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
+from attention_studio.core import interventions
 from attention_studio.core.dictionaries.transcoder import UnfoldedDictionaryError
 from attention_studio.core.feature_extractor import FeatureError, FeatureExtractor
 from attention_studio.core.graph_builder import (
@@ -336,6 +337,36 @@ def test_predictions_hold_exactly_under_the_freezes_and_roughly_without() -> Non
         validate(replacement(), PROMPT, samples=0)
     with pytest.raises(InterventionError, match="No feature is active"):
         validate(replacement(layers=()), PROMPT)
+
+
+def test_validation_measures_the_same_in_passes_of_bounded_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = replacement()
+    whole = validate(model, PROMPT, samples=9)
+    sizes: list[int] = []
+    logits = model.adapter.logits
+
+    def watched(ids: Any) -> Any:
+        sizes.append(len(ids))
+        return logits(ids)
+
+    n_tokens = len(model.loaded.encode(PROMPT))
+    monkeypatch.setattr(model.adapter, "logits", watched)
+    monkeypatch.setattr(interventions, "_LOGITS_PER_PASS", 5 * n_tokens * model.adapter.vocab_size)
+    parts = validate(model, PROMPT, samples=9)
+    assert sizes == 2 * [5, 5, 2]
+    measured = [[check.measured for check in report.checks] for report in (whole, parts)]
+    assert measured[0] == pytest.approx(measured[1], abs=1e-5)
+    assert parts.features.correlation == pytest.approx(whole.features.correlation, abs=1e-4)
+
+
+def test_dictionaries_that_write_nothing_cannot_be_validated() -> None:
+    model = replacement(skip=False)
+    for transcoder in model.transcoders.values():
+        transcoder.W_D.data.zero_()
+    with pytest.raises(InterventionError, match="has an effect"):
+        validate(model, PROMPT)
 
 
 def test_agreement_of_a_line_with_itself() -> None:

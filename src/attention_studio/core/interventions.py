@@ -20,6 +20,9 @@ from attention_studio.core.replacement_model import CompleteReplacementModel, Lo
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.progress import WorkContext
 
+_LOGITS_PER_PASS = 1 << 26
+"""Bounds the batch of a measuring pass: the logits of all its tokens are in memory at once."""
+
 
 class InterventionError(StudioError):
     """An intervention that cannot be carried out."""
@@ -89,7 +92,9 @@ def validate(
     predicts for the most probable logit, so that those which a graph shows are checked most.
 
     Raises:
-        InterventionError: nothing is active, or ``samples`` is not positive.
+        InterventionError: nothing is active, nothing that is active has an effect, or ``samples``
+            is not positive.
+        Cancelled: ``ctx`` was cancelled.
     """
     if samples < 1:
         raise InterventionError(
@@ -128,10 +133,10 @@ def validate(
     predicted_logits = _logit_changes(local, targets, predicted.resid_final)
     ctx.check()
     ctx.progress(2, 4, f"Ablating {len(chosen)} features in the model")
-    measured_logits, measured_features = _measure(local, targets, layers, positions, writes)
+    measured_logits, measured_features = _measure(local, targets, layers, positions, writes, ctx)
     ctx.check()
     ctx.progress(3, 4, "Writing random directions of the same norm")
-    control_logits, _ = _measure(local, targets, layers, positions, random)
+    control_logits, _ = _measure(local, targets, layers, positions, random, ctx)
 
     downstream = (features.layer[None, :] > layers[:, None]) & (
         features.position[None, :] >= positions[:, None]
@@ -189,6 +194,12 @@ def _sample(
     )
     weight = total_effects(local, first, WorkContext())[0].abs().cpu()
     count = min(samples, int((weight > 0).sum()))
+    if not count:
+        raise InterventionError(
+            "No active feature has an effect on the most probable token",
+            "the dictionaries' decoders write nothing that reaches it",
+            "train the CRM for longer or try another prompt",
+        )
     return torch.multinomial(weight, count, generator=generator).sort().values
 
 
@@ -199,13 +210,34 @@ def _logit_changes(local: LocalModel, targets: Targets, resid: Tensor) -> Tensor
 
 
 def _measure(
-    local: LocalModel, targets: Targets, layers: Tensor, positions: Tensor, writes: Tensor
+    local: LocalModel,
+    targets: Targets,
+    layers: Tensor,
+    positions: Tensor,
+    writes: Tensor,
+    ctx: WorkContext,
 ) -> tuple[Tensor, Tensor]:
-    """What the model itself does when ``writes`` [n, d] are added, each in a pass of its own.
+    """What the model itself does when ``writes`` [n, d] are added, each to a prompt of its own.
 
     Returns the change of the target logits [n, k] (after the cap, in a family that caps them) and
     of every active feature's pre-activation [n, n_features].
     """
+    prompts = _LOGITS_PER_PASS // (len(local.ids) * local.adapter.vocab_size)
+    logits, features = [], []
+    # One of the prompts in a pass is the untouched one.
+    every = torch.arange(len(writes), device=writes.device)
+    for part in torch.split(every, max(1, prompts - 1)):
+        ctx.check()
+        found = _measure_pass(local, targets, layers[part], positions[part], writes[part])
+        logits.append(found[0])
+        features.append(found[1])
+    return torch.cat(logits), torch.cat(features)
+
+
+def _measure_pass(
+    local: LocalModel, targets: Targets, layers: Tensor, positions: Tensor, writes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``_measure`` for as many writes as go into one batch."""
     adapter, features = local.adapter, local.features
     n = len(writes)
     pre = writes.new_zeros(n + 1, len(features))
