@@ -331,7 +331,9 @@ def evaluate(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleCont
     # Some positions of a text are left out, so read a little more than is measured.
     corpus = build_corpus(loaded, arguments.text, seq_len, max_tokens=2 * arguments.tokens, ctx=ctx)
     adapter = replacement.adapter
-    source = ActivationSource(adapter, corpus, replacement.layers, block_tokens=1, seed=0)
+    source = ActivationSource(
+        adapter, corpus, replacement.layers, block_tokens=1, seed=0, device=adapter.device
+    )
     evaluator = Evaluator(source, adapter, arguments.tokens, arguments.downstream_tokens)
     result = evaluator.evaluate(replacement.transcoders, ctx)
     rows: dict[int, dict[str, Optional[float]]] = {}

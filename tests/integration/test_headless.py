@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from attention_studio.cli import main
+from attention_studio.core import activations
+from attention_studio.core.activations import ActivationSource
 from attention_studio.core.attribution_graph import AttributionGraph
+from attention_studio.core.model_adapter import ModelAdapter
 from tests.tiny import PROMPT, WORDS, tiny_folder
 
 pytestmark = pytest.mark.integration
@@ -81,6 +85,26 @@ def test_evaluate_measures_every_layer_and_all_at_once(run: Run, home: Path) -> 
         assert 0 < metrics["l0"] <= 8
     assert found["all_layers"]["ce_spliced"] > 0
     assert found["tokens"] == 512
+
+
+def test_evaluate_harvests_to_where_the_dictionaries_are(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, activations left on the CPU could not meet dictionaries that are not."""
+    devices: list[torch.device] = []
+
+    class Watched(ActivationSource):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            devices.append(self._device)
+
+    # A device that is the CPU and still tells itself apart from the default.
+    elsewhere = torch.device("cpu", 0)
+    monkeypatch.setattr(ModelAdapter, "device", property(lambda _: elsewhere))
+    monkeypatch.setattr(activations, "ActivationSource", Watched)
+    status, _ = run("evaluate", "--text", str(home / "other.txt"), "--tokens", "64")
+    assert status == 0
+    assert devices == [elsewhere]
 
 
 def test_features_names_what_fires(run: Run) -> None:

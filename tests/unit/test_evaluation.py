@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from attention_studio.core import evaluation
 from attention_studio.core.activations import ActivationSource
 from attention_studio.core.corpus import TokenCorpus
 from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
@@ -63,6 +65,14 @@ def test_fvu_sums() -> None:
     mean = FvuSums()
     mean.add(y, y.mean(0).expand_as(y))
     assert mean.fvu == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_sums_are_in_float64_also_where_the_device_has_none(device: str) -> None:
+    with FakeTensorMode():  # knows devices that are not here
+        wide = evaluation._double(torch.empty(3, device=device))
+    assert wide.dtype == torch.float64
+    assert wide.device.type == ("cpu" if device == "mps" else device)
 
 
 def test_reconstruct_is_the_transcoder(loaded: LoadedModel) -> None:

@@ -89,9 +89,10 @@ class FvuSums:
     def add(self, y: Tensor, prediction: Tensor) -> None:
         """Add tokens: targets and predictions ``[n, d]``."""
         self.n += y.shape[0]
-        self.error += float((y - prediction).double().square().sum())
-        self.square += float(y.double().square().sum())
-        total = y.double().sum(0)
+        self.error += float(_double(y - prediction).square().sum())
+        y = _double(y)
+        self.square += float(y.square().sum())
+        total = y.sum(0)
         self.total = total if self.total is None else self.total + total
 
     @property
@@ -186,7 +187,7 @@ class Evaluator:
                 layer: LayerQuality(
                     fvu=sums[layer].fvu,
                     l0=float(counts[layer].sum()) / n,
-                    dead_fraction=float((counts[layer] == 0).double().mean()),
+                    dead_fraction=int((counts[layer] == 0).sum()) / counts[layer].numel(),
                     density=_density(counts[layer], n),
                     downstream=per_layer.get(layer),
                 )
@@ -286,7 +287,7 @@ class _Pass:
 
     def cross_entropy(self, log_probabilities: Tensor) -> float:
         """Summed over the scored positions, in nats."""
-        return float(-log_probabilities.gather(1, self._targets[:, None]).double().sum())
+        return float(-_double(log_probabilities.gather(1, self._targets[:, None])).sum())
 
     def _replacement(self, transcoder: Optional[Transcoder]) -> Callable[[Tensor, Tensor], Tensor]:
         def replace(inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -303,6 +304,11 @@ class _Pass:
         return replace
 
 
+def _double(x: Tensor) -> Tensor:
+    """In float64, for sums over many tokens; on the CPU where the device has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def _scored(corpus: TokenCorpus) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Positions that dictionaries see and that have a next token to predict."""
     scored = corpus.kept()
@@ -311,6 +317,6 @@ def _scored(corpus: TokenCorpus) -> np.ndarray[tuple[int, ...], np.dtype[np.bool
 
 
 def _density(counts: Tensor, n: int) -> tuple[int, ...]:
-    alive = counts[counts > 0].double().cpu().numpy() / n
+    alive = counts[counts > 0].cpu().numpy() / n
     logs = np.clip(np.log10(alive), DENSITY_EDGES[0], DENSITY_EDGES[-1])
     return tuple(int(c) for c in np.histogram(logs, DENSITY_EDGES)[0])
