@@ -99,6 +99,7 @@ def test_the_event_loop_stays_free(
     form.heldout_tokens.setValue(1_024)
     form.out_dir.setText(str(tmp_path / "run"))
     studio.commands.run("layout.train")
+    qtbot.wait(300)
     watchdog.start()
     assert studio.commands.run("train.start")
     qtbot.waitUntil(lambda: studio.session.crm is not None, timeout=LONG)
@@ -110,6 +111,7 @@ def test_the_event_loop_stays_free(
     assert_free(watchdog.stop(), "extracting")
 
     studio.commands.run("layout.circuits")
+    qtbot.wait(300)
     watchdog.start()
     assert studio.commands.run("graph.build")
     qtbot.waitUntil(lambda: studio.session.graph is not None, timeout=LONG)
