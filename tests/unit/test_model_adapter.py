@@ -130,6 +130,27 @@ def _fail(_inputs: torch.Tensor, _outputs: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("in the middle")
 
 
+def test_what_hooks_hand_out_lies_on_the_adapters_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model spread over devices has layers elsewhere; here the adapter itself is elsewhere."""
+    adapter = ModelAdapter.for_model(tiny_model("llama"))
+    call = adapter._call(IDS)
+    monkeypatch.setattr(adapter, "_call", lambda _: call)
+    monkeypatch.setattr(ModelAdapter, "device", property(lambda _: torch.device("meta")))
+    found = adapter.harvest(IDS, [1])[1]
+    assert (found.inputs.device.type, found.outputs.device.type) == ("meta", "meta")
+    seen: list[str] = []
+
+    def replace(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        seen.extend([inputs.device.type, outputs.device.type])
+        return torch.zeros(outputs.shape)
+
+    with adapter.replaced_mlps({1: replace}):
+        assert adapter.logits(IDS).device.type == "cpu"
+    assert seen == ["meta", "meta"]
+
+
 def test_an_unknown_family_gets_an_error_that_names_the_known_ones() -> None:
     model = tiny_model("llama")
     model.config.model_type = "mamba"

@@ -400,6 +400,7 @@ class ModelAdapter:
         """MLP inputs and residual writes [B, S, d] of the chosen layers, from one forward pass.
 
         The pass stops after the last layer that is asked for, and the unembedding is never run.
+        Layers may lie on several devices; what is returned lies on the adapter's.
         """
         wanted = set(layers)
         last = max(wanted)
@@ -414,7 +415,9 @@ class ModelAdapter:
 
         def see_output(layer: int) -> Callable[..., None]:
             def hook(_module: Any, _args: Any, output: Tensor) -> None:
-                found[layer] = MlpActivations(inputs.pop(layer), output)
+                found[layer] = MlpActivations(
+                    inputs.pop(layer).to(self.device), output.to(self.device)
+                )
                 if layer == last:
                     raise _StopForward
 
@@ -433,8 +436,8 @@ class ModelAdapter:
         """Within the block, the residual writes of some layers' MLPs are what a function says.
 
         Args:
-            replacements: layer -> function of the MLP's input and its own write (both [B, S, d])
-                that returns the write to use instead.
+            replacements: layer -> function of the MLP's input and its own write (both [B, S, d],
+                on the adapter's device) that returns the write to use instead.
         """
         inputs: dict[int, Tensor] = {}
 
@@ -446,7 +449,8 @@ class ModelAdapter:
 
         def replace(layer: int, function: MlpReplacement) -> Callable[..., Tensor]:
             def hook(_module: Any, _args: Any, output: Tensor) -> Tensor:
-                return function(inputs.pop(layer), output).to(output.dtype)
+                write = function(inputs.pop(layer).to(self.device), output.to(self.device))
+                return write.to(output.device, output.dtype)
 
             return hook
 
