@@ -12,7 +12,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from attention_studio.core import interventions
+from attention_studio.core import interventions, replacement_model
 from attention_studio.core.dictionaries.transcoder import UnfoldedDictionaryError
 from attention_studio.core.feature_extractor import FeatureError, FeatureExtractor
 from attention_studio.core.graph_builder import (
@@ -270,6 +270,21 @@ def test_bad_prompts_are_refused() -> None:
         builder.build("   ")
     with pytest.raises(PromptTooLongError):
         builder.build("the cat " * 100)
+
+
+def test_a_prompt_whose_frozen_pass_fits_nowhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = replacement()
+    # Three layers of 11 tokens: patterns of 4 heads, six rows and six features of width 32.
+    patterns, rows, pairs = 3 * 4 * 11**2, 3 * 11 * 6 * 32, 3 * 11 * 6 * 2 * 32
+    ids = model.loaded.encode(PROMPT)
+    assert len(ids) == 11
+    monkeypatch.setattr(replacement_model, "free_bytes", lambda _: 4 * (patterns + rows + pairs))
+    with pytest.raises(PromptTooLongError, match="active features"):
+        GraphBuilder(model).build(PROMPT)
+    monkeypatch.setattr(replacement_model, "free_bytes", lambda _: 8 * (patterns + rows + pairs))
+    assert len(model.localize(ids).features) > 0
 
 
 def test_tracing_stops_when_asked() -> None:

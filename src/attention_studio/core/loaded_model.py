@@ -183,14 +183,7 @@ class LoadedModel:
     def _check_memory(self, n_tokens: int) -> None:
         shape = shape_of(self.model.config, self.info.n_parameters)
         needed = working_bytes(shape, n_tokens, self.adapter.dtype.itemsize)
-        device = self.adapter.device
-        free = (
-            int(torch.cuda.mem_get_info(device)[0])
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-            if device.type == "cuda"
-            else available_ram()
-        )
+        free = free_bytes(self.adapter.device)
         if needed > free:
             raise PromptTooLongError(
                 f"The prompt has {n_tokens:,} tokens",
@@ -286,10 +279,11 @@ class LoadedModel:
                 "Load it on one device, for example with dtype=bfloat16",
             )
         needed = self.info.n_parameters * dtype.itemsize
-        if next(iter(devices)).type == "cpu" and needed > available_ram():
+        free = free_bytes(self.adapter.device)
+        if needed > free:
             raise ModelMemoryError(
                 f"There is no room for a copy of {self.info.name}",
-                f"it needs {needed / GIB:.1f} GiB and {available_ram() / GIB:.1f} GiB are free",
+                f"it needs {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free",
                 "Close other programs",
             )
         # With the converted tensors already in the memo, deepcopy never holds a third copy. Buffers
@@ -303,6 +297,14 @@ class LoadedModel:
         twin = copy.deepcopy(model, memo)
         twin.config.dtype = dtype
         return ModelAdapter.for_model(twin)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that may still be used on ``device``; what torch has cached there counts as free."""
+    if device.type != "cuda":
+        return available_ram()
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
 def find_start_token(tokenizer: Any) -> Optional[StartToken]:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from attention_studio.core.dictionaries.transcoder import Transcoder, UnfoldedDictionaryError
+from attention_studio.core.host_memory import GIB
+from attention_studio.core.loaded_model import PromptTooLongError, free_bytes
 from attention_studio.core.model_adapter import ForwardRecord, ModelAdapter
 from attention_studio.utils.progress import WorkContext
 
@@ -118,7 +120,8 @@ class LocalModel:
                 found = len(latents.value)
             offsets.append(offsets[-1] + found)
         empty = self._no_features()
-        joined = {name: torch.cat([empty[name], *values]) for name, values in parts.items()}
+        # Popped, so that the parts of one column are gone before the next is joined.
+        joined = {name: torch.cat([empty[name], *parts.pop(name)]) for name in list(parts)}
         return ActiveFeatures(
             layer=joined["layer"],
             position=joined["position"],
@@ -259,5 +262,26 @@ class CompleteReplacementModel:
         return tuple(self.transcoders)
 
     def localize(self, ids: Sequence[int]) -> LocalModel:
-        """Run the model on token ids [T] and freeze it there."""
+        """Run the model on token ids [T] and freeze it there.
+
+        Raises:
+            PromptTooLongError: memory has no room for what is kept of the pass.
+        """
+        self._check_memory(len(ids))
         return LocalModel(self.adapter, self.transcoders, ids, self.adapter.record(ids))
+
+    def _check_memory(self, n_tokens: int) -> None:
+        adapter = self.adapter
+        width = adapter.d_model
+        # What hooks see is stacked while the pass still holds it; features are joined likewise.
+        record = adapter.n_layers * n_tokens * (6 * width + adapter.n_heads * n_tokens)
+        active = n_tokens * sum(t.config.k for t in self.transcoders.values())
+        needed = 4 * (record + max(record, 3 * width * active))
+        free = free_bytes(adapter.device)
+        if needed > free:
+            raise PromptTooLongError(
+                f"The prompt has {n_tokens:,} tokens",
+                f"what is kept of their pass, attention patterns and active features, takes about "
+                f"{needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free",
+                "Shorten it or close other programs",
+            )
