@@ -107,6 +107,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         with _interrupt_cancels(ctx):
             report = run(arguments, settings, ctx)
+        # Here, so that what JSON has no word for (NaN) is a failure like any other.
+        printed = (
+            json.dumps(report.data, allow_nan=False, default=str)
+            if arguments.json
+            else "\n".join(report.lines)
+        )
     except UsageError as e:
         ctx.finish()
         _failed(str(e), arguments.json)
@@ -126,10 +132,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             arguments.json,
         )
     ctx.finish()
-    if arguments.json:
-        print(json.dumps(report.data, allow_nan=False, default=str))
-    else:
-        print("\n".join(report.lines))
+    print(printed)
     return 0
 
 
@@ -575,6 +578,22 @@ def _peak_megabytes() -> Optional[float]:
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
 
 
+def _positive(text: str) -> int:
+    """For argparse: a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    """For argparse: a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative")
+    return number
+
+
 # ---- the words of the commands -----------------------------------------------------------------
 
 
@@ -648,11 +667,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", evaluate, crm)
     sub.add_argument("--text", nargs="+", required=True, help="files or folders")
-    sub.add_argument("--tokens", type=int, default=16_384, help="at most so many tokens")
+    sub.add_argument("--tokens", type=_positive, default=16_384, help="at most so many tokens")
     sub.add_argument("--seq-len", type=int, default=128, help="tokens per sequence")
     sub.add_argument(
         "--downstream-tokens",
-        type=int,
+        type=_not_negative,
         default=1024,
         help="tokens on which the model's own loss is measured; 0 leaves it out",
     )

@@ -55,6 +55,31 @@ def test_every_failure_is_one_line_and_a_status(
     assert len(lines) == 1
 
 
+def test_what_json_cannot_say_is_a_failure_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*_: object) -> cli.Report:
+        """Measures."""
+        return cli.Report({"fvu": float("nan")}, ["fvu nan"])
+
+    monkeypatch.setattr(cli, "doctor", measure)
+    assert cli.main(["doctor", "--json"]) == 1
+    assert "error" in json.loads(capsys.readouterr().out)
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out == "fvu nan\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("--tokens", "0"), ("--tokens", "-5"), ("--downstream-tokens", "-1")]
+)
+def test_evaluating_on_no_tokens_is_wrong_usage(
+    words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["evaluate", "--model", "m", "--crm", "c", "--text", "t", *words]
+    assert cli.main(line) == 2
+    assert words[0] in capsys.readouterr().err
+
+
 def test_a_bad_setting_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
