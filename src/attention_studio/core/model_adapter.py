@@ -243,8 +243,9 @@ class _StopForward(Exception):  # noqa: N818 - control flow, not an error
 class ModelAdapter:
     """The uniform view. Build one with ``ModelAdapter.for_model``.
 
-    The model is put into evaluation mode and its parameters stop requiring gradients; apart from
-    that it is left as it was found: every hook is removed again, also after an error.
+    The model is put into evaluation mode, its parameters stop requiring gradients, and attention
+    scores that are capped (Gemma 2) are so in every pass; apart from that it is left as it was
+    found: every hook is removed again, also after an error.
     """
 
     def __init__(self, model: Any, family: str) -> None:
@@ -268,6 +269,11 @@ class ModelAdapter:
         self.parallel = bool(family == "gpt_neox" and config.use_parallel_residual)
         model.eval()
         model.requires_grad_(False)
+        capped = getattr(config, "attn_logit_softcapping", None)
+        if capped and config._attn_implementation == "sdpa":
+            # The fused kernel knows no cap. transformers 5 refuses it; 4.57 takes it unasked and
+            # leaves the cap out, so that harvesting and tracing would see two different models.
+            model.set_attn_implementation("eager")
 
     @classmethod
     def for_model(cls, model: Any) -> ModelAdapter:
