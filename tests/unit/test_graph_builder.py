@@ -313,6 +313,16 @@ def test_an_unfolded_dictionary_is_refused() -> None:
         CompleteReplacementModel(loaded, transcoders)
 
 
+def test_the_callers_dictionaries_stay_as_they_are() -> None:
+    loaded = tiny_loaded()
+    double = {layer: t.double() for layer, t in random_transcoders(loaded.adapter).items()}
+    model = CompleteReplacementModel(loaded, double)
+    assert {str(t.W_E.dtype) for t in model.transcoders.values()} == {"torch.float32"}
+    assert {str(t.W_E.dtype) for t in double.values()} == {"torch.float64"}
+    single = random_transcoders(loaded.adapter)
+    assert CompleteReplacementModel(loaded, single).transcoders[1] is single[1]
+
+
 def test_a_model_without_dictionaries_has_a_graph_of_errors_and_tokens() -> None:
     graph = GraphBuilder(replacement(layers=())).build(PROMPT)
     assert graph.n_features == 0

@@ -8,6 +8,7 @@ between a source's write and a target's read linear (Ameisen et al. 2025, "Circu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,9 +235,9 @@ class CompleteReplacementModel:
                     "it still expects the scaled activations that it was trained on",
                     "fold it first (Transcoder.fold) or save it with save_crm, which does",
                 )
+        device = self.adapter.device
         self.transcoders = {
-            layer: transcoders[layer].to(self.adapter.device, torch.float32)
-            for layer in sorted(transcoders)
+            layer: _placed(transcoders[layer], device) for layer in sorted(transcoders)
         }
 
     @classmethod
@@ -285,3 +286,12 @@ class CompleteReplacementModel:
                 f"{needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free",
                 "Shorten it or close other programs",
             )
+
+
+def _placed(transcoder: Transcoder, device: torch.device) -> Transcoder:
+    """The transcoder in float32 on ``device``: itself if it is there, else a copy, because
+    ``Module.to`` would move the caller's."""
+    weights = transcoder.W_E
+    if weights.device == device and weights.dtype == torch.float32:
+        return transcoder
+    return copy.deepcopy(transcoder).to(device, torch.float32)
