@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QSize
-from PySide6.QtWidgets import QToolBar
 from pytestqt.qtbot import QtBot
 
 from attention_studio.ui.app import Studio, has_display
@@ -128,13 +127,15 @@ def test_run_async_reports_errors(studio: Studio, qtbot: QtBot) -> None:
     assert "a reason" in studio.window.messages.current.why
 
 
-def test_the_message_row_takes_no_room_when_empty(studio: Studio) -> None:
-    row = studio.window.findChild(QToolBar, "messageRow")
-    assert isinstance(row, QToolBar) and row.isHidden()
-    studio.window.say(Message("error", "It broke"))
-    assert not row.isHidden()
-    studio.window.messages.dismiss()
-    assert row.isHidden()
+def test_a_message_takes_its_own_room_and_gives_it_back(studio: Studio, qtbot: QtBot) -> None:
+    bar, dock = studio.window.messages, studio.window.docks["model"]
+    top = dock.mapTo(studio.window, dock.rect().topLeft()).y()
+    studio.window.say(Message("error", "It broke", "a long reason " * 40, "do this"))
+    qtbot.waitUntil(lambda: dock.mapTo(studio.window, dock.rect().topLeft()).y() > top + 30)
+    assert not bar.visibleRegion().isEmpty()
+    assert bar.height() >= bar.heightForWidth(bar.width())
+    bar.dismiss()
+    qtbot.waitUntil(lambda: dock.mapTo(studio.window, dock.rect().topLeft()).y() == top)
 
 
 def test_a_crm_needs_a_model_first(studio: Studio) -> None:

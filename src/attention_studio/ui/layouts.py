@@ -21,7 +21,7 @@ _BODY: dict[Preset, tuple[tuple[str, ...], ...]] = {
 }
 _WIDTHS: dict[Preset, tuple[int, ...]] = {
     "train": (1000,),
-    "features": (620, 420),
+    "features": (480, 590),
     "circuits": (700, 370),
 }
 _LEFT_WIDTH = 320

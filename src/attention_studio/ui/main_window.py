@@ -13,8 +13,10 @@ from PySide6.QtWidgets import (
     QFileDialog,
     QMainWindow,
     QMenu,
+    QMenuBar,
     QTabWidget,
     QToolBar,
+    QVBoxLayout,
     QWidget,
 )
 
@@ -127,9 +129,7 @@ class MainWindow(QMainWindow):
 
         self.messages = MessageBar(theme)
         self.palette_popup = CommandPalette(commands, theme, self)
-        self._build_menus()
-        self._toolbar = self._build_toolbar()
-        self._build_message_row()
+        self._build_head()
         self.status = StatusFigures(session, theme, runner)
         self.statusBar().addWidget(self.status, 1)
         self.statusBar().setSizeGripEnabled(False)
@@ -413,8 +413,23 @@ class MainWindow(QMainWindow):
 
     # -- building -----------------------------------------------------------------------------
 
-    def _build_menus(self) -> None:
-        bar = self.menuBar()
+    def _build_head(self) -> None:
+        # Menus, tools and messages in one column above the docks. As the window's menu widget it
+        # gets the height that a message of several lines needs, and gives it back afterwards.
+        head = QWidget()
+        head.setObjectName("head")
+        column = QVBoxLayout(head)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(self._build_menus())
+        column.addWidget(self._build_toolbar())
+        column.addWidget(self.messages)
+        self.setMenuWidget(head)
+
+    def _build_menus(self) -> QMenuBar:
+        bar = QMenuBar()
+        bar.setObjectName("menuBar")
+        bar.setAccessibleName("Menus")
         menus: dict[str, QMenu] = {}
         for name in MENUS:
             menu = bar.addMenu(f"&{name}")
@@ -429,6 +444,7 @@ class MainWindow(QMainWindow):
                 if command.separator:
                     menus[command.menu].addSeparator()
                 menus[command.menu].addAction(action)
+        return bar
 
     def _build_toolbar(self) -> QToolBar:
         toolbar = QToolBar("Toolbar")
@@ -456,7 +472,6 @@ class MainWindow(QMainWindow):
             toolbar.addAction(action)
             button = self._name_tool(toolbar, action, self.commands.command(command_id).text)
             button.setProperty("toolButtonStyle", Qt.ToolButtonStyle.ToolButtonIconOnly)
-        self.addToolBar(toolbar)
         return toolbar
 
     @staticmethod
@@ -467,24 +482,6 @@ class MainWindow(QMainWindow):
         button.setAccessibleDescription(action.statusTip())
         return button
 
-    def _build_message_row(self) -> None:
-        # A central widget would take room from the docks; a toolbar of its own row does not.
-        row = QToolBar("Messages")
-        row.setObjectName("messageRow")
-        row.setMovable(False)
-        row.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
-        row.addWidget(self.messages)
-        self.addToolBarBreak()
-        self.addToolBar(row)
-        self._message_row = row
-        row.hide()
-        self.messages.shown.connect(self._on_message_shown)
-        self.messages.emptied.connect(row.hide)
-
-    @Slot(object)
-    def _on_message_shown(self, _message: object) -> None:
-        self._message_row.show()
-
     def _ask(self, dialog: QFileDialog) -> None:
         # Open, not exec: a nested event loop would outlive a closing window.
         dialog.finished.connect(dialog.deleteLater)
@@ -494,7 +491,11 @@ class MainWindow(QMainWindow):
 
     def _preset(self, preset: Preset) -> None:
         docks: dict[str, QDockWidget] = dict(self.docks)
+        before = self.focusWidget()
         apply_preset(self, docks, preset)
+        # Hiding a dock hands the focus to whatever comes next.
+        if before is not None and before.isVisible():
+            before.setFocus(Qt.FocusReason.OtherFocusReason)
 
     def _restore(self) -> None:
         layout = self.state.layout
@@ -508,9 +509,6 @@ class MainWindow(QMainWindow):
             self.restoreGeometry(self.state.geometry)
         if layout is None or not self.restoreState(layout, LAYOUT_VERSION):
             self._preset("circuits")
-        # These two are never hidden or shown by a stored layout.
-        self._toolbar.show()
-        self._message_row.setVisible(self.messages.current is not None)
         if self.state.model:
             self.model_dock.choice.setEditText(self.state.model)
         self.session.set_prompt(self.state.prompt)

@@ -26,7 +26,7 @@ def style_sheet(t: Tokens, *, base_pt: float, mono: str, assets: str) -> str:
     return f"""
 * {{ outline: none; }}
 QWidget {{ color: {t.text}; }}
-QMainWindow, QDialog {{ background: {t.window}; }}
+QMainWindow, QDialog, QWidget#head {{ background: {t.window}; }}
 QMainWindow::separator {{ background: {t.window}; width: 5px; height: 5px; }}
 QMainWindow::separator:hover {{ background: {t.accent}; }}
 QToolTip {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.border_strong};

@@ -55,7 +55,6 @@ class MessageBar(QFrame):
     """Shows one message at a time; later ones wait. Errors come before everything else."""
 
     shown = Signal(object)
-    emptied = Signal()
 
     def __init__(self, theme: Theme, parent: Optional[QWidget] = None) -> None:
         super().__init__(parent)
@@ -135,7 +134,6 @@ class MessageBar(QFrame):
             return
         self.current = None
         self.hide()
-        self.emptied.emit()
 
     @property
     def waiting(self) -> int:
@@ -145,7 +143,7 @@ class MessageBar(QFrame):
     def _show(self, message: Message) -> None:
         self.current = message
         self._what.setText(message.what)
-        rest = ". ".join(part for part in (message.why, message.todo) if part)
+        rest = ". ".join(_sentence(part) for part in (message.why, message.todo) if part)
         self._why.setText(f"{rest}." if rest and rest[-1].isalnum() else rest)
         self._why.setVisible(bool(rest))
         self._details.setPlainText(message.details)
@@ -190,3 +188,9 @@ class MessageBar(QFrame):
         m = self.current
         parts = (m.what, m.why, m.todo, m.details)
         QGuiApplication.clipboard().setText("\n".join(part for part in parts if part))
+
+
+def _sentence(text: str) -> str:
+    """The text with a capital at its beginning, unless that may be a name or a setting."""
+    first = text.split(maxsplit=1)[0] if text.strip() else ""
+    return text[0].upper() + text[1:] if first.isalpha() and len(first) > 1 else text

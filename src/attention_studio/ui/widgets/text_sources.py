@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Optional
 
 from PySide6.QtCore import QPoint, Qt, Signal, Slot
-from PySide6.QtGui import QAction, QDragEnterEvent, QDropEvent
+from PySide6.QtGui import QAction, QDragEnterEvent, QDropEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import (
     QFileDialog,
     QInputDialog,
@@ -24,6 +24,26 @@ if TYPE_CHECKING:
 SAMPLES = 2000
 
 
+class _SourceList(QListWidget):
+    """A list that says what it is for while it is empty."""
+
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._theme = theme
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the rows, or the hint."""
+        super().paintEvent(event)
+        if self.count() == 0:
+            painter = QPainter(self.viewport())
+            painter.setPen(self._theme.colour("muted"))
+            painter.drawText(
+                self.viewport().rect().adjusted(8, 8, -8, -8),
+                int(Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap),
+                "Drop text files here, or add them below",
+            )
+
+
 class TextSources(QWidget):
     """Sources as ``core.corpus.read_texts`` takes them. Files can be dropped on it."""
 
@@ -35,7 +55,7 @@ class TextSources(QWidget):
         super().__init__(parent)
         self._name = name
         self.setAcceptDrops(True)
-        self._list = QListWidget()
+        self._list = _SourceList(theme)
         named(self._list, f"{name}.list", accessible, "Drop files or folders here")
         self._list.setMaximumHeight(84)
         self._list.setProperty("panel", "sunken")
