@@ -25,6 +25,7 @@ from attention_studio.utils.config import Settings, load_settings, usable_cores
 from attention_studio.utils.errors import Cancelled, StudioError
 from attention_studio.utils.logging import configure_logging
 from attention_studio.utils.progress import WorkContext
+from attention_studio.utils.ranges import RangeError, parse_ranges
 
 if TYPE_CHECKING:
     from attention_studio.core.model_manager import LoadedModel, ModelConfig, ModelManager
@@ -534,20 +535,15 @@ def _train_config(arguments: argparse.Namespace, loaded: LoadedModel) -> Any:
 
 
 def _layers(text: Optional[str], n_layers: int) -> tuple[int, ...]:
-    """``0-5,9`` as (0, 1, 2, 3, 4, 5, 9); None as all layers."""
+    """``0-5,9`` as (0, 1, 2, 3, 4, 5, 9); None or ``all`` as all layers."""
     if text is None:
         return tuple(range(n_layers))
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"--layers {text} cannot be read", "", "write 0-5 or 0,3,7")
-        chosen.update(range(int(first), int(last or first) + 1))
-    if not chosen or max(chosen) >= n_layers:
-        raise UsageError(
-            f"--layers {text} does not fit the model", f"it has layers 0 to {n_layers - 1}"
-        )
-    return tuple(sorted(chosen))
+    if not text.strip():  # an unset shell variable, more likely than a wish for all
+        raise UsageError("--layers is empty", "", "write 0-5, or 0,3,7, or all")
+    try:
+        return parse_ranges(text, n_layers)
+    except RangeError as e:
+        raise UsageError(f"--layers {text}: {e.what}", e.why, e.todo) from e
 
 
 def _metric_table(

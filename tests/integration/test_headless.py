@@ -185,8 +185,8 @@ def test_bad_input_gets_one_clear_line(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--layers", "7"), "layers 0 to 2"),
-        (("--layers", "a-b"), "cannot be read"),
+        (("--layers", "7"), "from 0 to 2"),
+        (("--layers", "a-b"), "is no layer"),
         (("--set", "nonsense=1"), "known settings"),
         (("--tokens", "-5"), "tokens"),
         (("--k", "999", "--latents", "64"), "exceeds"),

@@ -15,7 +15,13 @@ from attention_studio.utils.errors import Cancelled, StudioError
 
 @pytest.mark.parametrize(
     ("text", "layers"),
-    [(None, (0, 1, 2, 3)), ("0-2", (0, 1, 2)), ("3,0", (0, 3)), ("1-2,2", (1, 2))],
+    [
+        (None, (0, 1, 2, 3)),
+        ("0-2", (0, 1, 2)),
+        ("3,0", (0, 3)),
+        ("1-2,2", (1, 2)),
+        ("all", (0, 1, 2, 3)),
+    ],
 )
 def test_layers_are_read_as_ranges_and_lists(text: Any, layers: tuple[int, ...]) -> None:
     assert cli._layers(text, 4) == layers

@@ -42,6 +42,7 @@ from attention_studio.utils.files import (
     sha256_file,
     write_json_atomic,
 )
+from attention_studio.utils.ranges import show_ranges
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION: Final = 1
@@ -259,7 +260,7 @@ def load_crm(
         raise CRMMismatchError(
             f"{folder} has no dictionary for layer{'s' if len(missing) > 1 else ''} "
             + ", ".join(map(str, missing)),
-            f"it was trained for layers {_ranges(manifest.layers)}",
+            f"it was trained for layers {show_ranges(manifest.layers)}",
             "Train the missing layers or choose another folder",
         )
     transcoders = {layer: _load_layer(folder, manifest.dictionaries[layer]) for layer in wanted}
@@ -422,14 +423,3 @@ def _versions() -> dict[str, str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 20 else text[:14] + "…'"
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """``0-5, 8`` for 0, 1, 2, 3, 4, 5, 8."""
-    parts: list[list[int]] = []
-    for layer in layers:
-        if parts and layer == parts[-1][-1] + 1:
-            parts[-1].append(layer)
-        else:
-            parts.append([layer])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
