@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from attention_studio.core.graph_builder import GraphBuilder, GraphSettings
+from attention_studio.core.replacement_model import CompleteReplacementModel
+from tests.tiny import random_transcoders
+
 if TYPE_CHECKING:
     from attention_studio.core.model_manager import LoadedModel
 
@@ -47,6 +51,17 @@ def test_copy_for_harvesting_agrees(smollm2: LoadedModel) -> None:
     twin = smollm2.copy_in(torch.bfloat16)
     logits = twin.logits(ids)[0, -1].float()
     assert smollm2.token_strings([int(logits.argmax())]) == [" Paris"]
+
+
+def test_the_identity_holds_at_a_real_models_magnitudes(smollm2: LoadedModel) -> None:
+    """Whatever the dictionaries: activations of thousands, as a start token has them, included."""
+    transcoders = random_transcoders(smollm2.adapter, d_latent=64, k=8, skip=False)
+    replacement = CompleteReplacementModel(smollm2, transcoders)
+    settings = GraphSettings(max_features=48)
+    graph = GraphBuilder(replacement).build("The capital of France is", settings)
+    assert graph.summary()["output"][0]["token"] == " Paris"
+    assert len(graph.targets) > 48
+    assert graph.scores.max_identity_error < 1e-4
 
 
 def test_second_load_takes_about_a_second(smollm2: LoadedModel) -> None:
