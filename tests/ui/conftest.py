@@ -156,7 +156,8 @@ def _leftovers(
                 left.append(f"{type(thing).__name__} started at {births.of(thing)}")
     for thread in threading.enumerate():
         # Qt's own threads show up as dummies once Python code has run on them.
-        dummy = isinstance(thread, threading._DummyThread)
+        # tqdm keeps one daemon of its own for the whole process.
+        dummy = isinstance(thread, threading._DummyThread) or thread.name == "tqdm_monitor"
         if thread not in threads_before and thread.is_alive() and not dummy:
             left.append(f"Python thread {thread.name} started at {births.of(thread)}")
     for widget in _our_widgets():
