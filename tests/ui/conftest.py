@@ -20,6 +20,9 @@ from pytestqt.qtbot import QtBot
 
 from attention_studio.ui.app import Studio, build_studio
 from attention_studio.utils.config import Settings
+from tests.ui.stage import stage
+
+__all__ = ["stage"]
 
 # The offscreen platform says this whenever a window with a least size is shown.
 _HARMLESS = ("This plugin does not support propagateSizeHints()",)

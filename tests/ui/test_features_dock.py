@@ -20,7 +20,7 @@ from attention_studio.ui.widgets.features_model import (
     FeaturesModel,
     feature_parts,
 )
-from tests.ui.stage import Stage, stage, unnamed_controls  # noqa: F401 - pytest finds it here
+from tests.ui.stage import Stage, unnamed_controls
 from tests.ui.synthetic import TOKENS, synthetic_graph, synthetic_report
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def report() -> FeatureReport:
 
 
 @pytest.fixture
-def dock(stage: Stage, report: FeatureReport) -> FeaturesDock:  # noqa: F811
+def dock(stage: Stage, report: FeatureReport) -> FeaturesDock:
     made = stage.put(FeaturesDock, 900, 800)
     stage.session.set_prompt(report.prompt)
     stage.session.set_features(report)
@@ -50,7 +50,7 @@ def choose(dock: FeaturesDock, entry: str) -> None:
     dock.which.setCurrentIndex(dock.which.findText(entry))
 
 
-def type_filter(stage: Stage, dock: FeaturesDock, text: str) -> None:  # noqa: F811
+def type_filter(stage: Stage, dock: FeaturesDock, text: str) -> None:
     dock.filter.clear()
     stage.qtbot.keyClicks(dock.filter, text)
     stage.until(lambda: not dock._typing.isActive())
@@ -88,7 +88,7 @@ def test_a_feature_has_the_name_that_the_graph_gives_it() -> None:
 # -- the dock -------------------------------------------------------------------------------------
 
 
-def test_it_is_empty_at_first_and_says_what_fills_it(stage: Stage) -> None:  # noqa: F811
+def test_it_is_empty_at_first_and_says_what_fills_it(stage: Stage) -> None:
     dock = stage.put(FeaturesDock)
     assert dock.empty
     button = dock.findChild(CommandButton, "button.features.extract")
@@ -111,7 +111,7 @@ def test_it_lists_the_report(dock: FeaturesDock, report: FeatureReport) -> None:
     assert dock.table.model().rowCount() == len(report.by_position[3])
 
 
-def test_a_click_on_a_heading_sorts(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_a_click_on_a_heading_sorts(stage: Stage, dock: FeaturesDock) -> None:
     choose(dock, "Every position")
     header = dock.table.horizontalHeader()
     middle = QPoint(
@@ -132,7 +132,7 @@ def test_a_click_on_a_heading_sorts(stage: Stage, dock: FeaturesDock) -> None:  
     assert words == sorted(words)
 
 
-def test_typing_narrows_the_table(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_typing_narrows_the_table(stage: Stage, dock: FeaturesDock) -> None:
     choose(dock, "Every position")
     everything = dock.table.model().rowCount()
     type_filter(stage, dock, "paris")
@@ -155,7 +155,9 @@ def test_typing_narrows_the_table(stage: Stage, dock: FeaturesDock) -> None:  # 
 
 
 def test_choosing_a_row_shades_the_tokens_where_it_fires(
-    stage: Stage, dock: FeaturesDock, report: FeatureReport  # noqa: F811
+    stage: Stage,
+    dock: FeaturesDock,
+    report: FeatureReport,
 ) -> None:
     choose(dock, "Every position")
     fires = [int((report.activations(r.layer, r.index) > 0).sum()) for r in dock.model._records]
@@ -189,7 +191,7 @@ def test_choosing_a_row_shades_the_tokens_where_it_fires(
     assert dock.detail.suppressed._effects == record.suppressed
 
 
-def test_arrow_keys_walk_the_table(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_arrow_keys_walk_the_table(stage: Stage, dock: FeaturesDock) -> None:
     dock.table.setFocus()
     dock.table.selectRow(0)
     first = stage.session.selection
@@ -197,7 +199,7 @@ def test_arrow_keys_walk_the_table(stage: Stage, dock: FeaturesDock) -> None:  #
     assert stage.session.selection == dock.model.name(1) != first
 
 
-def test_the_table_follows_the_session(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_the_table_follows_the_session(stage: Stage, dock: FeaturesDock) -> None:
     name = dock.model.name(7)
     stage.session.set_selection(name)
     assert dock.table.currentIndex().row() == 7
@@ -209,7 +211,9 @@ def test_the_table_follows_the_session(stage: Stage, dock: FeaturesDock) -> None
 
 
 def test_a_feature_that_is_not_listed_is_shown_all_the_same(
-    stage: Stage, dock: FeaturesDock, report: FeatureReport  # noqa: F811
+    stage: Stage,
+    dock: FeaturesDock,
+    report: FeatureReport,
 ) -> None:
     records = (record for part in report.by_position for record in part)
     hidden = next(r for r in records if dock.model.find(dock.model.name_of(r)) is None)
@@ -217,7 +221,7 @@ def test_a_feature_that_is_not_listed_is_shown_all_the_same(
     assert dock.detail._title.whole() == f"L{hidden.layer} #{hidden.index}"
 
 
-def test_sorting_and_filtering_keep_the_selection(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_sorting_and_filtering_keep_the_selection(stage: Stage, dock: FeaturesDock) -> None:
     choose(dock, "Every position")
     dock.table.selectRow(5)
     name = stage.session.selection
@@ -230,7 +234,7 @@ def test_sorting_and_filtering_keep_the_selection(stage: Stage, dock: FeaturesDo
     assert dock.model.name(dock.table.currentIndex().row()) == name
 
 
-def test_the_pin_button_pins_with_undo(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_the_pin_button_pins_with_undo(stage: Stage, dock: FeaturesDock) -> None:
     dock.table.selectRow(2)
     stage.qtbot.mouseClick(dock.detail.pin, Qt.MouseButton.LeftButton)
     assert stage.session.pinned == (dock.model.name(2),)
@@ -241,7 +245,9 @@ def test_the_pin_button_pins_with_undo(stage: Stage, dock: FeaturesDock) -> None
 
 
 def test_the_extract_command_runs_on_a_lane(
-    stage: Stage, report: FeatureReport, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    stage: Stage,
+    report: FeatureReport,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
 
@@ -266,7 +272,7 @@ def test_the_extract_command_runs_on_a_lane(
     assert dock._again.isVisible()
 
 
-def test_text_from_models_stays_plain(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_text_from_models_stays_plain(stage: Stage, dock: FeaturesDock) -> None:
     odd = synthetic_report(("<s>", "<b>x</b>", "\n\n", "\t"), n_layers=3, top_k=5)
     stage.session.set_features(odd)
     choose(dock, "Every position")
@@ -276,7 +282,7 @@ def test_text_from_models_stays_plain(stage: Stage, dock: FeaturesDock) -> None:
         assert child.textFormat() == Qt.TextFormat.PlainText or not child.text()
 
 
-def test_it_survives_themes_and_the_report_going_away(stage: Stage, dock: FeaturesDock) -> None:  # noqa: F811
+def test_it_survives_themes_and_the_report_going_away(stage: Stage, dock: FeaturesDock) -> None:
     dock.table.selectRow(1)
     for _ in range(2):
         stage.theme.toggle()
@@ -292,7 +298,7 @@ def test_every_control_has_its_names(dock: FeaturesDock) -> None:
     assert unnamed_controls(dock) == []
 
 
-def test_twenty_thousand_rows_are_quick(stage: Stage, report: FeatureReport) -> None:  # noqa: F811
+def test_twenty_thousand_rows_are_quick(stage: Stage, report: FeatureReport) -> None:
     records = [record for part in report.by_position for record in part]
     many = (records * (20_000 // len(records) + 1))[:20_000]
     model = FeaturesModel()

@@ -16,14 +16,14 @@ from attention_studio.ui.widgets import graph_dock
 from attention_studio.ui.widgets.graph_dock import GraphDock, PictureError
 from attention_studio.ui.widgets.graph_scene import ERROR, FEATURE, GraphScene, LinkMode
 from attention_studio.ui.widgets.message_bar import Message
-from tests.ui.stage import Stage, stage, unnamed_controls  # noqa: F401 - pytest finds it here
+from tests.ui.stage import Stage, unnamed_controls
 from tests.ui.synthetic import synthetic_graph
 
 GRAPH = synthetic_graph()
 
 
 @pytest.fixture
-def dock(stage: Stage) -> GraphDock:  # noqa: F811
+def dock(stage: Stage) -> GraphDock:
     made = stage.put(GraphDock)
     stage.session.set_prompt(GRAPH.prompt)
     stage.session.set_graph(GRAPH, GRAPH.prune(0.8, 0.98))
@@ -47,7 +47,7 @@ def hub(scene: GraphScene) -> str:
     return scene.names[int(degree.argmax())]
 
 
-def click_node(stage: Stage, dock: GraphDock, name: str, *, control: bool = False) -> None:  # noqa: F811
+def click_node(stage: Stage, dock: GraphDock, name: str, *, control: bool = False) -> None:
     point = dock.view.node_point(name)
     assert point is not None
     keys = Qt.KeyboardModifier.ControlModifier if control else Qt.KeyboardModifier.NoModifier
@@ -60,7 +60,7 @@ def text(dock: GraphDock, name: str) -> str:
     return found.text()
 
 
-def test_it_is_empty_at_first_and_says_what_fills_it(stage: Stage) -> None:  # noqa: F811
+def test_it_is_empty_at_first_and_says_what_fills_it(stage: Stage) -> None:
     dock = stage.put(GraphDock)
     assert dock.empty
     button = dock.findChild(graph_dock.CommandButton, "button.graph.build")
@@ -76,7 +76,7 @@ def test_it_is_empty_at_first_and_says_what_fills_it(stage: Stage) -> None:  # n
     assert dock.empty
 
 
-def test_a_graph_in_the_session_is_drawn(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_a_graph_in_the_session_is_drawn(stage: Stage, dock: GraphDock) -> None:
     assert not dock.empty
     scene = scene_of(dock)
     pruned = stage.session.pruned
@@ -98,7 +98,7 @@ def test_scores_are_told_with_a_mark_and_in_words(dock: GraphDock) -> None:
     assert "good" in exact.accessibleName()
 
 
-def test_a_graph_that_does_not_add_up_is_marked(stage: Stage) -> None:  # noqa: F811
+def test_a_graph_that_does_not_add_up_is_marked(stage: Stage) -> None:
     from dataclasses import replace
 
     graph = synthetic_graph(n_layers=6, n_features=80)
@@ -113,7 +113,7 @@ def test_a_graph_that_does_not_add_up_is_marked(stage: Stage) -> None:  # noqa: 
     assert "do not trust" in value.toolTip()
 
 
-def test_sliders_prune_live(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_sliders_prune_live(stage: Stage, dock: GraphDock) -> None:
     before = scene_of(dock)
     slider = dock.node_slider.slider
     slider.setFocus()
@@ -137,7 +137,7 @@ def test_sliders_prune_live(stage: Stage, dock: GraphDock) -> None:  # noqa: F81
     assert scene_of(dock).n_edges < fewer.n_edges
 
 
-def test_a_slider_drag_is_one_step_to_undo(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_a_slider_drag_is_one_step_to_undo(stage: Stage, dock: GraphDock) -> None:
     before = scene_of(dock)
     for _ in range(3):
         stage.qtbot.keyClick(dock.node_slider.slider, Qt.Key.Key_Left)
@@ -150,7 +150,7 @@ def test_a_slider_drag_is_one_step_to_undo(stage: Stage, dock: GraphDock) -> Non
     stage.until(lambda: scene_of(dock).n_nodes == before.n_nodes)
 
 
-def test_only_the_last_of_many_moves_counts(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_only_the_last_of_many_moves_counts(stage: Stage, dock: GraphDock) -> None:
     for share in (0.75, 0.5, 0.65, 0.7):
         stage.session.set_thresholds(share, 0.98)
     stage.until(lambda: scene_of(dock).n_nodes == len(GRAPH.prune(0.7, 0.98).node_ids))
@@ -160,7 +160,7 @@ def test_only_the_last_of_many_moves_counts(stage: Stage, dock: GraphDock) -> No
     assert stage.session.pruned.node_threshold == pytest.approx(0.7)
 
 
-def test_errors_can_be_hidden(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_errors_can_be_hidden(stage: Stage, dock: GraphDock) -> None:
     assert ERROR in scene_of(dock).kind
     stage.qtbot.mouseClick(dock.errors, Qt.MouseButton.LeftButton, pos=QPoint(8, 8))
     stage.until(lambda: ERROR not in scene_of(dock).kind)
@@ -169,7 +169,8 @@ def test_errors_can_be_hidden(stage: Stage, dock: GraphDock) -> None:  # noqa: F
 
 
 def test_click_selects_in_the_session_and_fills_the_panel(
-    stage: Stage, dock: GraphDock  # noqa: F811
+    stage: Stage,
+    dock: GraphDock,
 ) -> None:
     scene = scene_of(dock)
     name = hub(scene)
@@ -189,7 +190,7 @@ def test_click_selects_in_the_session_and_fills_the_panel(
     assert scene.title(local) in dock.panel._title.whole()
 
 
-def test_a_row_of_the_panel_leads_to_its_node(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_a_row_of_the_panel_leads_to_its_node(stage: Stage, dock: GraphDock) -> None:
     scene = scene_of(dock)
     stage.session.set_selection(hub(scene))
     table = dock.panel.table(LinkMode.OUTPUTS)
@@ -202,7 +203,7 @@ def test_a_row_of_the_panel_leads_to_its_node(stage: Stage, dock: GraphDock) -> 
     assert scene.title(scene.local_of[expected]) == dock.panel._title.whole()
 
 
-def test_click_and_ctrl_click_in_the_picture(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_click_and_ctrl_click_in_the_picture(stage: Stage, dock: GraphDock) -> None:
     scene = scene_of(dock)
     name = scene.names[int(np.flatnonzero(scene.kind == 2)[3])]
     click_node(stage, dock, name)
@@ -217,7 +218,7 @@ def test_click_and_ctrl_click_in_the_picture(stage: Stage, dock: GraphDock) -> N
     assert stage.session.pinned == (name,)
 
 
-def test_delete_in_the_list_unpins(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_delete_in_the_list_unpins(stage: Stage, dock: GraphDock) -> None:
     names = scene_of(dock).names[:2]
     for name in names:
         stage.session.toggle_pin(name)
@@ -229,7 +230,7 @@ def test_delete_in_the_list_unpins(stage: Stage, dock: GraphDock) -> None:  # no
     assert stage.session.pinned == names[:1]
 
 
-def test_the_pin_button_follows_the_selection(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_the_pin_button_follows_the_selection(stage: Stage, dock: GraphDock) -> None:
     name = hub(scene_of(dock))
     button = dock.panel._pin
     assert not button.isEnabled()
@@ -241,7 +242,7 @@ def test_the_pin_button_follows_the_selection(stage: Stage, dock: GraphDock) -> 
     assert not button.isChecked()
 
 
-def test_keys_in_the_picture_reach_the_session(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_keys_in_the_picture_reach_the_session(stage: Stage, dock: GraphDock) -> None:
     dock.view.setFocus()
     stage.qtbot.keyClick(dock.view, Qt.Key.Key_Down)
     stage.qtbot.keyClick(dock.view, Qt.Key.Key_Return)
@@ -252,7 +253,7 @@ def test_keys_in_the_picture_reach_the_session(stage: Stage, dock: GraphDock) ->
     assert stage.session.selection is None
 
 
-def test_a_node_that_is_pruned_away_is_said_to_be(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_a_node_that_is_pruned_away_is_said_to_be(stage: Stage, dock: GraphDock) -> None:
     stage.session.set_selection("L0/P1/F999999")
     assert "Not in the picture" in text(dock, "connections.facts")
     assert dock.panel.table(LinkMode.INPUTS).edges.rowCount() == 0
@@ -260,7 +261,7 @@ def test_a_node_that_is_pruned_away_is_said_to_be(stage: Stage, dock: GraphDock)
     assert dock.view.frame.selected is None
 
 
-def test_another_prompt_offers_to_trace_again(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_another_prompt_offers_to_trace_again(stage: Stage, dock: GraphDock) -> None:
     assert not dock._again.isVisible()
     stage.session.set_prompt("Something else")
     assert not dock._again.isVisible(), "there is nothing to trace with"
@@ -268,7 +269,8 @@ def test_another_prompt_offers_to_trace_again(stage: Stage, dock: GraphDock) -> 
 
 
 def test_the_build_command_traces_on_a_lane(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
 
@@ -293,7 +295,8 @@ def test_the_build_command_traces_on_a_lane(
 
 
 def test_a_failure_is_said_in_the_message_bar(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(*_: object) -> object:
         raise PictureError("It broke", "for a test", "try again")
@@ -311,7 +314,7 @@ def test_a_failure_is_said_in_the_message_bar(
     assert not dock.strip.isVisible()
 
 
-def test_pictures_are_exported(stage: Stage, dock: GraphDock, tmp_path: Path) -> None:  # noqa: F811
+def test_pictures_are_exported(stage: Stage, dock: GraphDock, tmp_path: Path) -> None:
     stage.session.set_selection(hub(scene_of(dock)))
     png = dock.export_picture(tmp_path / "graph.png")
     image = QImage(str(png))
@@ -326,7 +329,7 @@ def test_pictures_are_exported(stage: Stage, dock: GraphDock, tmp_path: Path) ->
         dock.export_picture(tmp_path / "nowhere" / "graph.png")
 
 
-def test_a_saved_graph_opens_again_as_it_was(stage: Stage, dock: GraphDock, tmp_path: Path) -> None:  # noqa: F811
+def test_a_saved_graph_opens_again_as_it_was(stage: Stage, dock: GraphDock, tmp_path: Path) -> None:
     path = tmp_path / "graph.safetensors"
     GRAPH.save(path)
     before = scene_of(dock)
@@ -337,7 +340,7 @@ def test_a_saved_graph_opens_again_as_it_was(stage: Stage, dock: GraphDock, tmp_
     assert scene_of(dock).words == before.words
 
 
-def test_a_hidden_dock_catches_up_when_it_is_shown(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_a_hidden_dock_catches_up_when_it_is_shown(stage: Stage, dock: GraphDock) -> None:
     dock.hide()
     other = synthetic_graph(n_layers=6, n_features=90, seed=5)
     stage.session.set_graph(other, None)
@@ -347,7 +350,7 @@ def test_a_hidden_dock_catches_up_when_it_is_shown(stage: Stage, dock: GraphDock
     stage.until(lambda: scene_of(dock).n_layers == 6)
 
 
-def test_the_graph_can_go_away(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_the_graph_can_go_away(stage: Stage, dock: GraphDock) -> None:
     stage.session.set_graph(None, None)
     stage.settle()
     assert dock.empty
@@ -355,7 +358,7 @@ def test_the_graph_can_go_away(stage: Stage, dock: GraphDock) -> None:  # noqa: 
     assert dock.view.scene is None
 
 
-def test_it_survives_themes_and_text_sizes(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_it_survives_themes_and_text_sizes(stage: Stage, dock: GraphDock) -> None:
     stage.session.set_selection(hub(scene_of(dock)))
     for _ in range(2):
         stage.theme.toggle()
@@ -369,7 +372,7 @@ def test_it_survives_themes_and_text_sizes(stage: Stage, dock: GraphDock) -> Non
     assert not dock.grab().isNull()
 
 
-def test_the_panel_gives_way_and_can_be_hidden(stage: Stage, dock: GraphDock) -> None:  # noqa: F811
+def test_the_panel_gives_way_and_can_be_hidden(stage: Stage, dock: GraphDock) -> None:
     wide = dock.panel.width()
     stage.window.resize(760, 600)
     stage.settle()

@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from PySide6.QtCore import QSize, Qt, QTimer, Signal, Slot
-from PySide6.QtGui import QAction, QCloseEvent, QIcon, QShowEvent
+from PySide6.QtGui import QCloseEvent, QIcon, QShowEvent
 from PySide6.QtWidgets import (
     QDockWidget,
     QFileDialog,
     QMainWindow,
-    QMenu,
-    QMenuBar,
     QTabWidget,
-    QToolBar,
-    QVBoxLayout,
     QWidget,
 )
 
 from attention_studio import __version__
 from attention_studio.ui import work
-from attention_studio.ui.commands import MENUS
 from attention_studio.ui.icons import icon_pixmap
 from attention_studio.ui.jobs import Job, JobFailure, LaneContext
 from attention_studio.ui.layouts import Preset, apply_preset
@@ -38,6 +33,7 @@ from attention_studio.ui.widgets.prompt_dock import PromptDock
 from attention_studio.ui.widgets.status import StatusFigures
 from attention_studio.ui.widgets.tasks_dock import TasksDock
 from attention_studio.ui.widgets.train_dock import TrainDock
+from attention_studio.ui.window_head import WindowHead
 from attention_studio.ui.window_state import LAYOUT_VERSION, WindowState
 from attention_studio.utils.paths import log_dir
 
@@ -129,7 +125,7 @@ class MainWindow(QMainWindow):
 
         self.messages = MessageBar(theme)
         self.palette_popup = CommandPalette(commands, theme, self)
-        self._build_head()
+        self.setMenuWidget(WindowHead(self, commands, self.messages))
         self.status = StatusFigures(session, theme, runner)
         self.statusBar().addWidget(self.status, 1)
         self.statusBar().setSizeGripEnabled(False)
@@ -410,77 +406,6 @@ class MainWindow(QMainWindow):
     @Slot(object)
     def _on_failed(self, failure: JobFailure) -> None:
         self.say(Message.of(failure))
-
-    # -- building -----------------------------------------------------------------------------
-
-    def _build_head(self) -> None:
-        # Menus, tools and messages in one column above the docks. As the window's menu widget it
-        # gets the height that a message of several lines needs, and gives it back afterwards.
-        head = QWidget()
-        head.setObjectName("head")
-        column = QVBoxLayout(head)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self._build_menus())
-        column.addWidget(self._build_toolbar())
-        column.addWidget(self.messages)
-        self.setMenuWidget(head)
-
-    def _build_menus(self) -> QMenuBar:
-        bar = QMenuBar()
-        bar.setObjectName("menuBar")
-        bar.setAccessibleName("Menus")
-        menus: dict[str, QMenu] = {}
-        for name in MENUS:
-            menu = bar.addMenu(f"&{name}")
-            menu.setObjectName(f"menu.{name}")
-            menu.setToolTipsVisible(True)
-            menus[name] = menu
-        for command in self.commands.table:
-            action = self.commands.action(command.id)
-            # Shortcuts work whether or not the command has a place in a menu.
-            self.addAction(action)
-            if command.menu:
-                if command.separator:
-                    menus[command.menu].addSeparator()
-                menus[command.menu].addAction(action)
-        return bar
-
-    def _build_toolbar(self) -> QToolBar:
-        toolbar = QToolBar("Toolbar")
-        toolbar.setObjectName("toolbar")
-        toolbar.setAccessibleName("Toolbar")
-        toolbar.setMovable(False)
-        toolbar.setIconSize(QSize(18, 18))
-        toolbar.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        toolbar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
-        for command in self.commands.table:
-            if not command.toolbar:
-                continue
-            if command.separator:
-                toolbar.addSeparator()
-            action = self.commands.action(command.id)
-            toolbar.addAction(action)
-            self._name_tool(toolbar, action, command.text)
-        spring = QWidget()
-        spring.setSizePolicy(
-            spring.sizePolicy().Policy.Expanding, spring.sizePolicy().Policy.Preferred
-        )
-        toolbar.addWidget(spring)
-        for command_id in ("palette.show", "theme.toggle"):
-            action = self.commands.action(command_id)
-            toolbar.addAction(action)
-            button = self._name_tool(toolbar, action, self.commands.command(command_id).text)
-            button.setProperty("toolButtonStyle", Qt.ToolButtonStyle.ToolButtonIconOnly)
-        return toolbar
-
-    @staticmethod
-    def _name_tool(toolbar: QToolBar, action: QAction, text: str) -> QWidget:
-        button = toolbar.widgetForAction(action)
-        button.setObjectName(f"tool.{action.data()}")
-        button.setAccessibleName(text.rstrip("…"))
-        button.setAccessibleDescription(action.statusTip())
-        return button
 
     def _ask(self, dialog: QFileDialog) -> None:
         # Open, not exec: a nested event loop would outlive a closing window.

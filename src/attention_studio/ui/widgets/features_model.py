@@ -116,9 +116,7 @@ class FeaturesModel(QAbstractTableModel):
 
     # -- what is in it ------------------------------------------------------------------------
 
-    def show(
-        self, report: Optional[FeatureReport], records: Sequence[FeatureRecord] = ()
-    ) -> None:
+    def show(self, report: Optional[FeatureReport], records: Sequence[FeatureRecord] = ()) -> None:
         """Show these records of a report."""
         self.beginResetModel()
         self._records = records

@@ -392,8 +392,13 @@ class GraphDock(StudioDock):
         if pruned is not None and not _fits(pruned.node_threshold, pruned.edge_threshold, request):
             pruned = None
         job = self.runner.submit(
-            prepare_scene, graph, pruned, request,
-            title="Prune the graph", key=_PRUNE_KEY, quiet=True,
+            prepare_scene,
+            graph,
+            pruned,
+            request,
+            title="Prune the graph",
+            key=_PRUNE_KEY,
+            quiet=True,
         )
         job.finished.connect(self._on_prepared)
         job.failed.connect(self._on_failed)
