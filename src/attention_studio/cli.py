@@ -174,7 +174,8 @@ def doctor(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleContex
     from importlib import metadata
 
     import psutil
-    import torch
+
+    from attention_studio.core.model_sources import ModelSources
 
     packages = ("torch", "transformers", "PySide6-Essentials", "pyqtgraph", "safetensors", "numpy")
     versions: dict[str, Optional[str]] = {}
@@ -183,19 +184,13 @@ def doctor(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleContex
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices += [
-            f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
-        ]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
+    missing = [name for name, version in versions.items() if version is None]
+    devices = _devices() if versions["torch"] else ["unknown without torch"]
     memory = psutil.virtual_memory()
     display = sys.platform != "linux" or bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     )
-    missing = [name for name, version in versions.items() if version is None]
-    models = _manager(settings).list_models()
+    models = ModelSources(settings.cache_dir, settings).list_models()
     data = {
         "studio": attention_studio.__version__,
         "python": platform.python_version(),
@@ -242,7 +237,7 @@ def models(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleContex
         folder = manager.fetch(arguments.name, ctx)
         return Report({"name": arguments.name, "folder": str(folder)}, [f"Ready in {folder}"])
     description = manager.describe(arguments.name, ctx)
-    estimate = manager.estimate_memory(arguments.name)
+    estimate = manager.estimate_memory(arguments.name, ctx)
     data = {
         **asdict(description),
         "memory_bytes": estimate.total,
@@ -464,6 +459,19 @@ def validate(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleCont
         f"{report.largest_freeze_gap:.1e} of the largest edge"
     )
     return Report(asdict(report), lines)
+
+
+def _devices() -> list[str]:
+    import torch
+
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += [
+            f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
+        ]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
 
 
 # ---- what the commands share -------------------------------------------------------------------

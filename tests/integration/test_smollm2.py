@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,16 +63,12 @@ def test_the_identity_holds_at_a_real_models_magnitudes(smollm2: LoadedModel) ->
     assert graph.scores.max_identity_error < 1e-4
 
 
-def test_second_load_takes_about_a_second(smollm2: LoadedModel) -> None:
+def test_a_second_load_is_the_same_model_and_its_memory_comes_back(smollm2: LoadedModel) -> None:
     from attention_studio.core.model_manager import ModelManager
 
     manager = ModelManager()
-    started = time.perf_counter()
     again = manager.load_model_sync("smollm2-135m")
-    seconds = time.perf_counter() - started
     assert again.info.weights_hash == smollm2.info.weights_hash
     size = again.info.memory_bytes
     del again
     assert manager.release() == size
-    # About half a second when alone; other work on the machine may stretch it.
-    assert seconds < 10

@@ -127,7 +127,7 @@ class TestHub:
     def _package(monkeypatch: pytest.MonkeyPatch, rows: Any) -> list[tuple[Any, ...]]:
         asked: list[tuple[Any, ...]] = []
 
-        def load_dataset(name: str, split: str, streaming: bool) -> Any:
+        def load_dataset(name: str, split: str, streaming: bool, token: Any) -> Any:
             asked.append((name, split, streaming))
             if isinstance(rows, Exception):
                 raise rows
@@ -250,3 +250,9 @@ class TestSplit:
     def test_too_little(self) -> None:
         with pytest.raises(CorpusError, match="too short"):
             split_corpus(numbered(10), 60)
+
+
+def test_offline_no_hub_data_set_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTENTION_STUDIO_OFFLINE", "true")
+    with pytest.raises(CorpusError, match="offline"):
+        list(read_texts(["hub:someone/texts"]))

@@ -142,18 +142,33 @@ def test_downstream_losses_are_those_of_the_spliced_model(
     assert meter.measure(transcoders)[1] == all_layers
 
 
-def test_a_perfect_stand_in_recovers_everything(loaded: LoadedModel, corpus: TokenCorpus) -> None:
-    """A skip connection can be exact where the MLP is linear: here, an MLP that writes zeros."""
+def test_where_zeros_do_no_harm_there_is_nothing_to_recover(corpus: TokenCorpus) -> None:
+    """An MLP that writes zeros, replaced by a silent dictionary: nothing changes."""
     model = tiny_loaded("llama", seed=1)
-    down = model.model.model.layers[1].mlp.down_proj.weight
     with torch.no_grad():
-        down.zero_()
+        model.model.model.layers[1].mlp.down_proj.weight.zero_()
     nothing = Transcoder(TranscoderConfig(d_model=32, d_latent=4, k=1))
     nothing.b_E.fill_(-1.0)
     found, _ = DownstreamMeter(model.adapter, corpus, 100).measure({1: nothing})
     assert found[1].kl == pytest.approx(0.0, abs=1e-6)
     assert found[1].ce_spliced == pytest.approx(found[1].ce_original, abs=1e-6)
-    assert found[1].loss_recovered is None  # zeros do no harm here, so there is nothing to recover
+    assert found[1].loss_recovered is None
+
+
+def test_a_perfect_stand_in_recovers_everything(corpus: TokenCorpus) -> None:
+    """A skip connection is exact where the MLP is linear: here, its activation is the identity."""
+    model = tiny_loaded("gpt_neox", seed=2)
+    mlp = model.model.gpt_neox.layers[1].mlp
+    mlp.act = torch.nn.Identity()
+    exact = Transcoder(TranscoderConfig(d_model=32, d_latent=4, k=1, skip=True))
+    exact.b_E.fill_(-1.0)
+    into, out = mlp.dense_h_to_4h, mlp.dense_4h_to_h
+    assert exact.W_skip is not None
+    exact.W_skip.copy_(into.weight.T @ out.weight.T)
+    exact.b_D.copy_(into.bias @ out.weight.T + out.bias)
+    found, _ = DownstreamMeter(model.adapter, corpus, 100).measure({1: exact})
+    assert found[1].loss_recovered == pytest.approx(1.0, abs=1e-3)
+    assert found[1].kl == pytest.approx(0.0, abs=1e-6)
 
 
 def test_loss_recovered() -> None:

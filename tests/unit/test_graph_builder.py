@@ -370,15 +370,15 @@ def test_validation_measures_the_same_in_passes_of_bounded_size(
     model = replacement()
     whole = validate(model, PROMPT, samples=9)
     sizes: list[int] = []
-    logits = model.adapter.logits
+    final_normed = model.adapter.final_normed
 
     def watched(ids: Any) -> Any:
         sizes.append(len(ids))
-        return logits(ids)
+        return final_normed(ids)
 
     n_tokens = len(model.loaded.encode(PROMPT))
-    monkeypatch.setattr(model.adapter, "logits", watched)
-    monkeypatch.setattr(interventions, "_LOGITS_PER_PASS", 5 * n_tokens * model.adapter.vocab_size)
+    monkeypatch.setattr(model.adapter, "final_normed", watched)
+    monkeypatch.setattr(interventions, "_VALUES_PER_PASS", 5 * n_tokens * model.adapter.d_mlp)
     parts = validate(model, PROMPT, samples=9)
     assert sizes == 2 * [5, 5, 2]
     measured = [[check.measured for check in report.checks] for report in (whole, parts)]

@@ -8,6 +8,7 @@ import torch
 from attention_studio.core.model_adapter import (
     SUPPORTED_FAMILIES,
     ModelAdapter,
+    OffloadedWeightsError,
     UnsupportedModelError,
 )
 from tests.tiny import FAMILIES, tiny_model
@@ -167,3 +168,22 @@ def test_an_unknown_family_gets_an_error_that_names_the_known_ones() -> None:
         ModelAdapter.for_model(model)
     assert "mamba" in str(caught.value)
     assert all(family in str(caught.value) for family in SUPPORTED_FAMILIES)
+
+
+def test_weights_that_were_left_in_main_memory_are_asked_for_in_words() -> None:
+    model = tiny_model("llama")
+    adapter = ModelAdapter.for_model(model)
+    norm = model.model.layers[1].input_layernorm
+    norm.weight = torch.nn.Parameter(norm.weight.to("meta"), requires_grad=False)
+    with pytest.raises(OffloadedWeightsError, match="main memory"):
+        adapter.attention_norm(1)
+
+
+@variants
+def test_the_final_normed_stream_is_what_the_unembedding_reads(
+    family: str, overrides: dict
+) -> None:
+    adapter = ModelAdapter.for_model(tiny_model(family, **overrides))
+    record = adapter.record(IDS)
+    expected = adapter.final_norm().apply(record.resid_final, record.final_scale)
+    assert torch.allclose(adapter.final_normed(IDS)[0], expected, atol=1e-5)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_studio.core.text_sampling import sample_texts
+from attention_studio.utils.config import load_settings
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.progress import WorkContext
 
@@ -309,6 +310,13 @@ def _decoded(path: Path) -> Iterator[str]:
 
 def _read_hub(name: str) -> Iterator[TextPiece]:
     repository, _, split = name.partition(":")
+    settings = load_settings()
+    if settings.offline:
+        raise CorpusError(
+            f"hub:{name} is not asked for",
+            "the studio is set to stay offline",
+            "use files, or unset ATTENTION_STUDIO_OFFLINE",
+        )
     try:
         import datasets  # an optional extra, heavy to import
     except ImportError as error:
@@ -318,7 +326,12 @@ def _read_hub(name: str) -> Iterator[TextPiece]:
             "pip install 'attention-studio[datasets]'",
         ) from error
     try:
-        rows: Any = datasets.load_dataset(repository, split=split or "train", streaming=True)
+        rows: Any = datasets.load_dataset(
+            repository,
+            split=split or "train",
+            streaming=True,
+            token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
+        )
         for row in rows:
             if not isinstance(row.get("text"), str):
                 raise CorpusError(

@@ -20,7 +20,7 @@ from attention_studio.core.replacement_model import CompleteReplacementModel, Lo
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.progress import WorkContext
 
-_LOGITS_PER_PASS = 1 << 26
+_VALUES_PER_PASS = 1 << 26
 """Bounds the batch of a measuring pass: the logits of all its tokens are in memory at once."""
 
 
@@ -219,10 +219,10 @@ def _measure(
 ) -> tuple[Tensor, Tensor]:
     """What the model itself does when ``writes`` [n, d] are added, each to a prompt of its own.
 
-    Returns the change of the target logits [n, k] (after the cap, in a family that caps them) and
-    of every active feature's pre-activation [n, n_features].
+    Returns the change of the target logits [n, k] (before the cap, in a family that caps them, as
+    in the prediction) and of every active feature's pre-activation [n, n_features].
     """
-    prompts = _LOGITS_PER_PASS // (len(local.ids) * local.adapter.vocab_size)
+    prompts = _VALUES_PER_PASS // (len(local.ids) * local.adapter.d_mlp)
     logits, features = [], []
     # One of the prompts in a pass is the untouched one.
     every = torch.arange(len(writes), device=writes.device)
@@ -257,15 +257,9 @@ def _measure_pass(
     # The last row of the batch is the untouched model, so that both sides round alike.
     batch = torch.tensor([local.ids] * (n + 1), device=adapter.device)
     with adapter.replaced_mlps({layer: edit(layer) for layer in range(adapter.n_layers)}):
-        logits = adapter.logits(batch)
-    chosen = _centred(logits, targets, local)
+        normed = adapter.final_normed(batch)
+    chosen = torch.einsum("nkd,kd->nk", normed[:, targets.positions], targets.directions)
     return chosen[:n] - chosen[n], pre[:n] - pre[n]
-
-
-def _centred(logits: Tensor, targets: Targets, local: LocalModel) -> Tensor:
-    tokens = local.record.logits[-1].topk(len(targets.directions)).indices
-    last = logits[:, -1]
-    return last[:, tokens] - last.mean(-1, keepdim=True)
 
 
 def _freeze_gap(local: LocalModel, targets: Targets, chosen: Tensor) -> float:

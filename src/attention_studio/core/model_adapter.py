@@ -31,6 +31,19 @@ MlpReplacement = Callable[[Tensor, Tensor], Tensor]
 class UnsupportedModelError(StudioError):
     """The model's family is not one that the adapter knows."""
 
+    @classmethod
+    def of(cls, family: str) -> UnsupportedModelError:
+        """The error for an unknown family; it names the known ones."""
+        return cls(
+            f"Models of the family '{family}' cannot be opened",
+            "the studio must know where a family keeps its norms, attention and MLPs",
+            f"choose a model of one of these families: {', '.join(SUPPORTED_FAMILIES)}",
+        )
+
+
+class OffloadedWeightsError(StudioError):
+    """Weights are needed that were left in main memory because the GPUs are full."""
+
 
 @dataclass(frozen=True)
 class _Family:
@@ -284,11 +297,7 @@ class ModelAdapter:
         """
         family = str(getattr(model.config, "model_type", "unknown"))
         if family not in _FAMILIES:
-            raise UnsupportedModelError(
-                f"Models of the family '{family}' cannot be opened",
-                "the studio must know where a family keeps its norms, attention and MLPs",
-                f"choose a model of one of these families: {', '.join(SUPPORTED_FAMILIES)}",
-            )
+            raise UnsupportedModelError.of(family)
         return cls(model, family)
 
     @property
@@ -324,7 +333,7 @@ class ModelAdapter:
         """The unembedding's weight [V, d] and bias [V] (or None), on the adapter's device."""
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        return head.weight.to(self.device), None if bias is None else bias.to(self.device)
+        return self._here(head.weight), None if bias is None else self._here(bias)
 
     def value_output(self, layer: int) -> ValueOutputWeights:
         """The value and output maps of layer ``layer``'s attention, in one layout."""
@@ -346,12 +355,11 @@ class ModelAdapter:
         else:
             value, value_bias = attention.v_proj.weight.T, attention.v_proj.bias
             output, output_bias = attention.o_proj.weight.T, attention.o_proj.bias
-        move = self.device
         return ValueOutputWeights(
-            value=value.to(move),
-            value_bias=None if value_bias is None else value_bias.to(move),
-            output=output.to(move),
-            output_bias=None if output_bias is None else output_bias.to(move),
+            value=self._here(value),
+            value_bias=None if value_bias is None else self._here(value_bias),
+            output=self._here(output),
+            output_bias=None if output_bias is None else self._here(output_bias),
             n_heads=self.n_heads,
             n_kv_heads=self.n_kv_heads,
         )
@@ -367,17 +375,27 @@ class ModelAdapter:
         total, attention, mlp = (sum(p.numel() for p in part.parameters()) for part in parts)
         return total, attention, mlp
 
+    def _here(self, weight: Tensor) -> Tensor:
+        """A weight on the adapter's device."""
+        if weight.is_meta:
+            raise OffloadedWeightsError(
+                "A part of the model was left in main memory, and its weights are needed",
+                "the model does not fit the GPUs as a whole",
+                "load it with device=cpu, or with dtype=bfloat16 if it then fits",
+            )
+        return weight.to(self.device)
+
     def _norm(self, module: Any) -> FrozenNorm:
         eps = next(
             float(getattr(module, name))
             for name in ("variance_epsilon", "eps")
             if hasattr(module, name)
         )
-        gain = module.weight.to(self.device)
+        gain = self._here(module.weight)
         bias = getattr(module, "bias", None)
         return FrozenNorm(
             gain=gain + self._spec.gain_offset if self._spec.gain_offset else gain,
-            bias=None if bias is None else bias.to(self.device),
+            bias=None if bias is None else self._here(bias),
             centred=self._spec.centred_norms,
             eps=eps,
         )
@@ -398,6 +416,12 @@ class ModelAdapter:
     def logits(self, ids: Tensor | Sequence[int]) -> Tensor:
         """The model's own logits [B, S, V] for token ids [B, S] (or [S])."""
         return cast(Tensor, self.model(**self._call(ids)).logits)
+
+    @torch.no_grad()
+    def final_normed(self, ids: Tensor | Sequence[int]) -> Tensor:
+        """The final norm's output [B, S, d], which the unembedding reads, for ids [B, S]."""
+        base = _part(self.model, self._spec.base)
+        return cast(Tensor, base(**self._call(ids)).last_hidden_state.to(self.device))
 
     @torch.no_grad()
     def harvest(

@@ -393,11 +393,7 @@ def free_memory() -> None:
 
 def _check_family(family: str) -> None:
     if family not in SUPPORTED_FAMILIES:
-        raise UnsupportedModelError(
-            f"Models of the family '{family}' cannot be opened",
-            "the studio must know where a family keeps its norms, attention and MLPs",
-            f"choose a model of one of these families: {', '.join(SUPPORTED_FAMILIES)}",
-        )
+        raise UnsupportedModelError.of(family)
 
 
 def _check_remote_code(raw: dict[str, Any], config: ModelConfig) -> None:
