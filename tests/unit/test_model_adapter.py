@@ -131,15 +131,6 @@ def _fail(_inputs: torch.Tensor, _outputs: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("in the middle")
 
 
-def test_capped_attention_scores_are_capped_in_every_pass() -> None:
-    model = tiny_model("gemma2")
-    own = model(torch.tensor([IDS])).logits[0]
-    model.config._attn_implementation = "sdpa"  # what transformers 4.57 chooses by itself
-    adapter = ModelAdapter.for_model(model)
-    assert torch.allclose(adapter.logits(IDS)[0], own, atol=1e-3)
-    assert torch.allclose(adapter.record(IDS).logits, own, atol=1e-3)
-
-
 def test_what_hooks_hand_out_lies_on_the_adapters_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -282,11 +282,6 @@ class ModelAdapter:
         self.parallel = bool(family == "gpt_neox" and config.use_parallel_residual)
         model.eval()
         model.requires_grad_(False)
-        capped = getattr(config, "attn_logit_softcapping", None)
-        if capped and config._attn_implementation == "sdpa":
-            # The fused kernel knows no cap. transformers 5 refuses it; 4.57 takes it unasked and
-            # leaves the cap out, so that harvesting and tracing would see two different models.
-            model.set_attn_implementation("eager")
 
     @classmethod
     def for_model(cls, model: Any) -> ModelAdapter:
