@@ -100,10 +100,12 @@ def test_a_bad_setting_is_one_line(tmp_path: Path) -> None:
 
 # Opens the window as a person would, gets a job going, and closes at a given moment.
 _SCENE = """
-import sys, time
+import functools, sys, time
 from PySide6.QtCore import QObject, QTimer, Slot
 from PySide6.QtWidgets import QApplication
 from attention_studio.ui import app as composition
+from attention_studio.ui import main_window
+from attention_studio.ui.jobs import JobRunner
 
 delay_ms, kind = int(sys.argv[1]), sys.argv[2]
 build = composition.build_studio
@@ -115,6 +117,10 @@ def busy(ctx):
         ctx.progress(0, None, "working")
         json.loads("[" + "1," * 20000 + "1]")
 
+def deaf(ctx):
+    while True:
+        time.sleep(0.05)
+
 class Hand(QObject):
     def __init__(self, studio):
         super().__init__(studio.window)
@@ -124,6 +130,14 @@ class Hand(QObject):
         if kind == "job":
             self.studio.runner.submit(busy, title="Busy")
             self.studio.runner.submit(busy, title="Busy too", lane="io")
+        elif kind == "deaf":
+            main_window._STOP_PATIENCE_S = 0.3
+            JobRunner.shutdown = functools.partialmethod(JobRunner.shutdown, 0.5)
+            self.studio.runner.submit(deaf, title="Deaf")
+        elif kind == "pins":
+            self.studio.session.toggle_pin("L0/P1/F2")
+        elif kind == "surprise":
+            QTimer.singleShot(0, self, self.fail)
         elif kind == "load":
             self.studio.window.model_dock.choice.setEditText(sys.argv[3])
             self.studio.commands.run("model.load")
@@ -145,7 +159,13 @@ class Hand(QObject):
         form.heldout_tokens.setValue(64); form.checkpoint_every.setValue(3)
         self.studio.commands.run("train.start")
     @Slot()
+    def fail(self):
+        raise ValueError("nobody expected this")
+    @Slot()
     def leave(self):
+        if kind == "surprise":
+            current = self.studio.window.messages.current
+            print(current.what, current.why, "ValueError" in current.details)
         self.studio.window.close()
 
 def patched(settings):
@@ -187,6 +207,20 @@ def test_leaving_at_any_moment_with_jobs_running(tmp_path: Path, seed: int) -> N
     delay = random.Random(seed).randrange(0, 900)
     assert_clean(start_and_quit(tmp_path, delay, "job"))
     assert (tmp_path / "state" / "window.ini").exists()
+
+
+def test_leaving_with_a_task_that_does_not_listen(tmp_path: Path) -> None:
+    assert_clean(start_and_quit(tmp_path, 300, "deaf"))
+
+
+def test_leaving_with_something_to_undo(tmp_path: Path) -> None:
+    assert_clean(start_and_quit(tmp_path, 300, "pins"))
+
+
+def test_what_a_slot_lets_escape_is_said_in_the_window(tmp_path: Path) -> None:
+    ran = start_and_quit(tmp_path, 500, "surprise")
+    assert ran.returncode == 0, ran.stderr
+    assert "failed unexpectedly ValueError: nobody expected this True" in ran.stdout
 
 
 @pytest.mark.slow

@@ -10,24 +10,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from loguru import logger
-from PySide6.QtCore import QObject, QSocketNotifier, QTimer, QtMsgType, Slot, qInstallMessageHandler
+from PySide6.QtCore import (
+    QCoreApplication,
+    QObject,
+    QSocketNotifier,
+    QTimer,
+    QtMsgType,
+    Slot,
+    qInstallMessageHandler,
+)
 from PySide6.QtWidgets import QApplication
 
 from attention_studio import __version__
 from attention_studio.ui.collector import MainThreadCollector
 from attention_studio.ui.commands import Commands
-from attention_studio.ui.jobs import JobRunner
+from attention_studio.ui.jobs import JobFailure, JobRunner
 from attention_studio.ui.main_window import MainWindow
 from attention_studio.ui.session import Session
 from attention_studio.ui.theme import Theme
 from attention_studio.ui.watchdog import StallWatchdog
+from attention_studio.ui.widgets.message_bar import Message
 from attention_studio.ui.window_state import WindowState
 from attention_studio.utils.config import Settings, load_settings
 from attention_studio.utils.logging import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
+    from types import FrameType, TracebackType
 
     from PySide6.QtCore import QMessageLogContext
 
@@ -98,8 +107,35 @@ class _Signals(QObject):
         self._window.close()
 
 
+class _Surprises:
+    """Shows what a slot on the main thread let escape. The event loop goes on after it."""
+
+    def __init__(self, window: MainWindow) -> None:
+        self._window = window
+        self._old = sys.excepthook
+        sys.excepthook = self._report
+
+    def close(self) -> None:
+        """Report to whom it was before."""
+        sys.excepthook = self._old
+
+    def _report(
+        self, kind: type[BaseException], error: BaseException, trace: Optional[TracebackType]
+    ) -> None:
+        if not isinstance(error, Exception):
+            self._old(kind, error, trace)
+            return
+        failure = JobFailure.of(error, "The window's last step")
+        logger.error(f"{failure.what}. {failure.why}\n{failure.details}")
+        self._window.say(Message.of(failure))
+
+
 def _ignore(_number: int, _frame: Optional[FrameType]) -> None:
     """Handled through the socket."""
+
+
+def _leave() -> None:
+    QCoreApplication.exit(0)
 
 
 def _qt_message(kind: QtMsgType, _context: QMessageLogContext, message: str) -> None:
@@ -142,10 +178,13 @@ def run(arguments: Sequence[str] = ()) -> int:
     collector = MainThreadCollector(app)
     collector.start()
     signals = _Signals(studio.window)
+    surprises = _Surprises(studio.window)
     watchdog: Optional[StallWatchdog] = None
     if os.environ.get(WATCHDOG_VARIABLE):
         watchdog = StallWatchdog(log=True, parent=app)
         watchdog.start()
+    # A window that only hides, since a task does not listen, does not end the event loop.
+    studio.window.stopped.connect(_leave)
     studio.window.show()
     # After the first paint: the list of models, and torch in the background.
     QTimer.singleShot(50, studio.window.model_dock, studio.window.model_dock.start)
@@ -154,6 +193,7 @@ def run(arguments: Sequence[str] = ()) -> int:
         logger.info(f"event loop: {watchdog.stop()}")
     signals.close()
     studio.runner.shutdown()
+    surprises.close()
     collector.stop()
     qInstallMessageHandler(None)
     return status

@@ -276,7 +276,7 @@ class Commands(QObject):
             action.triggered.connect(self._on_triggered)
             self._actions[command.id] = action
         session.changed.connect(self._on_session_changed)
-        session.undo_stack.indexChanged.connect(self.refresh)
+        session.history_changed.connect(self.refresh)
         theme.changed.connect(self._on_theme_changed)
         self._on_theme_changed()
         self.refresh()

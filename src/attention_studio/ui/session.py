@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Optional
 
-from PySide6.QtCore import QObject, Signal
+from PySide6.QtCore import QObject, Signal, Slot
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from attention_studio.utils.config import Settings
@@ -62,10 +62,11 @@ class Session(QObject):
 
     ``settings`` are those of the machine, for lanes that need them. ``changed`` carries the
     ``SessionPart`` and whoever initiated the change (or None). Setting a part to the value that it
-    has emits nothing.
+    has emits nothing. ``history_changed`` says that there is something else to undo or redo.
     """
 
     changed = Signal(object, object)
+    history_changed = Signal()
 
     def __init__(
         self, settings: Optional[Settings] = None, parent: Optional[QObject] = None
@@ -74,6 +75,9 @@ class Session(QObject):
         self.settings = settings if settings is not None else Settings()
         self.undo_stack = QUndoStack(self)
         self.undo_stack.setUndoLimit(500)
+        # Relayed, since the stack signals once more while it is deleted: this object hears nothing
+        # of that any more, so nobody asks a stack that is half gone.
+        self.undo_stack.indexChanged.connect(self._on_history)
         self._values: dict[str, Any] = {
             "model": None,
             "crm": None,
@@ -289,6 +293,10 @@ class Session(QObject):
         self.set_pinned((), initiator, "Unpin all")
 
     # -- inside -------------------------------------------------------------------------------
+
+    @Slot()
+    def _on_history(self) -> None:
+        self.history_changed.emit()
 
     def _set(self, name: str, part: SessionPart, value: Any, initiator: Optional[object]) -> None:
         old = self._values[name]
