@@ -260,6 +260,8 @@ class ModelDock(StudioDock):
     @Slot()
     def release(self) -> None:
         """Take the model out of memory."""
+        # It takes the place of a fetch that goes on, of which nothing more is heard.
+        self._settled()
         self.session.set_model(None)
         job = self.runner.submit(
             work.release_model, self.session.settings, title="Release the model", key=_JOB_KEY
