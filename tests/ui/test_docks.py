@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from loguru import logger
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QTextDocument
 from PySide6.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -21,9 +23,10 @@ from PySide6.QtWidgets import (
 )
 from pytestqt.qtbot import QtBot
 
+from attention_studio.ui import work
 from attention_studio.ui.app import Studio
 from attention_studio.ui.jobs import LaneContext
-from attention_studio.ui.widgets.controls import EmptyState
+from attention_studio.ui.widgets.controls import ElidedLabel, EmptyState
 
 DOCKS = ("model", "prompt", "train", "features", "graph", "tasks", "log")
 CONTROLS = (
@@ -215,3 +218,36 @@ def test_the_log_takes_lines_from_any_thread(studio: Studio, qtbot: QtBot) -> No
     thread.start()
     thread.join()
     qtbot.waitUntil(lambda: "line 199 of a lane" in dock.shown_text())
+
+
+def test_tooltips_show_plain_text(qtbot: QtBot) -> None:
+    shown = ElidedLabel()
+    qtbot.addWidget(shown)
+    document = QTextDocument()
+    for text in ("it's <b>bold</b> & <img src='x'>", "it's &lt; that"):
+        shown.set_whole(text)
+        document.setHtml(shown.toolTip())
+        assert document.toPlainText() == text
+    shown.set_whole("it's plain")
+    assert shown.toolTip() == "it's plain"
+
+
+def test_releasing_takes_the_place_of_a_fetch(
+    studio: Studio, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(ctx: LaneContext, *_: object) -> None:
+        while True:
+            ctx.check()
+            time.sleep(0.005)
+
+    monkeypatch.setattr(work, "fetch_model", fetch)
+    monkeypatch.setattr(work, "release_model", lambda *_: 0)
+    dock = studio.window.model_dock
+    dock.load()
+    cancel = dock.findChild(QAbstractButton, "model.cancel")
+    assert cancel is not None and cancel.isVisibleTo(dock)
+    dock.release()
+    qtbot.waitUntil(lambda: not studio.runner.busy, timeout=10_000)
+    assert not cancel.isVisibleTo(dock)
+    load = dock.findChild(QAbstractButton, "button.model.load")
+    assert load is not None and load.isVisibleTo(dock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
@@ -33,7 +32,13 @@ from PySide6.QtWidgets import (
 
 from attention_studio.ui.text import percent
 from attention_studio.ui.widgets.bar_delegate import BAR_ROLE, BarDelegate
-from attention_studio.ui.widgets.controls import ElidedLabel, icon_button, label, named
+from attention_studio.ui.widgets.controls import (
+    ElidedLabel,
+    icon_button,
+    label,
+    named,
+    plain_tip,
+)
 from attention_studio.ui.widgets.graph_scene import (
     FEATURE,
     GraphScene,
@@ -125,9 +130,8 @@ class ConnectionsModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.AccessibleTextRole:
             return f"{_COLUMNS[column]} {self._text(scene, edge, other, column)}"
         if role == Qt.ItemDataRole.ToolTipRole:
-            # Escaped, since Qt reads a tooltip that looks like markup as such.
             weight, share = (self._text(scene, edge, other, which) for which in (2, 3))
-            return escape(f"{scene.describe(other)}, weight {weight}, share {share}")
+            return plain_tip(f"{scene.describe(other)}, weight {weight}, share {share}")
         return None
 
     @staticmethod

@@ -5,6 +5,7 @@ Text from models, prompts and files is data: labels here show plain text, never 
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Literal, Optional, TypeVar
 
 from PySide6.QtCore import QSize, Qt, Slot
@@ -29,6 +30,11 @@ Role = Literal[
     "text", "title", "muted", "caption", "section", "figure", "mono", "error", "warning", "success"
 ]
 W = TypeVar("W", bound=QWidget)
+
+
+def plain_tip(text: str) -> str:
+    """``text`` for a tooltip, where Qt would take what looks like markup for markup."""
+    return f"<qt>{escape(text)}</qt>" if "<" in text or "&" in text else text
 
 
 def named(widget: W, name: str, accessible: str, tip: str = "") -> W:
@@ -94,7 +100,7 @@ class ElidedLabel(QLabel):
     def set_whole(self, text: str) -> None:
         """Set the text; newlines become spaces."""
         self._whole = " ".join(text.split())
-        self.setToolTip(self._whole)
+        self.setToolTip(plain_tip(self._whole))
         self._elide()
 
     def whole(self) -> str:

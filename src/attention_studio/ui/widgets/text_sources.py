@@ -16,7 +16,13 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from attention_studio.ui.widgets.controls import icon_button, named, push_button, row
+from attention_studio.ui.widgets.controls import (
+    icon_button,
+    named,
+    plain_tip,
+    push_button,
+    row,
+)
 
 if TYPE_CHECKING:
     from attention_studio.ui.theme import Theme
@@ -102,7 +108,7 @@ class TextSources(QWidget):
             shown = f"{source.partition(':')[2]} samples of the model's own"
         item = QListWidgetItem(shown)
         item.setData(Qt.ItemDataRole.UserRole, source)
-        item.setToolTip(source)
+        item.setToolTip(plain_tip(source))
         self._list.addItem(item)
 
     @Slot()

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from attention_studio.ui.text import percent
 from attention_studio.ui.tokens import mix
-from attention_studio.ui.widgets.controls import named
+from attention_studio.ui.widgets.controls import named, plain_tip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,7 +209,7 @@ class ProbabilityBars(QWidget):
             if 0 <= number < len(self._rows):
                 token, token_id, probability = self._rows[number]
                 shown = f"{visible_token(token)}  token {token_id}, {100 * probability:.3g}%"
-                QToolTip.showText(event.globalPos(), shown, self)
+                QToolTip.showText(event.globalPos(), plain_tip(shown), self)
                 return True
         return super().event(event)
 
