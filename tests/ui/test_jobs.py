@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,7 @@ from PySide6.QtCore import QObject, Slot
 from pytestqt.qtbot import QtBot
 
 from attention_studio.ui.jobs import Job, JobFailure, JobRunner, JobState, LaneContext
+from attention_studio.ui.widgets.job_strip import JobStrip
 from attention_studio.utils.errors import StudioError
 
 
@@ -291,3 +294,41 @@ def test_a_lane_lets_go_of_what_it_worked_on(runner: JobRunner, qtbot: QtBot) ->
     del big
     qtbot.waitUntil(lambda: not runner.busy)
     qtbot.waitUntil(lambda: watched() is None, timeout=1_000)
+
+
+def test_a_failure_lets_go_of_what_its_causes_worked_on(runner: JobRunner, qtbot: QtBot) -> None:
+    class Big:
+        pass
+
+    held: list[weakref.ref[Big]] = []
+
+    def work(ctx: LaneContext) -> None:
+        big = Big()
+        held.append(weakref.ref(big))
+        try:
+            raise ValueError("first")
+        except ValueError as error:
+            raise StudioError("It broke") from error
+
+    job = runner.submit(work, title="Break")
+    qtbot.waitUntil(lambda: job.failure is not None)
+    gc.collect()
+    assert job.failure is not None and "first" in job.failure.details
+    assert held[0]() is None
+
+
+def test_a_strip_ends_with_the_job_that_another_replaces(runner: JobRunner, qtbot: QtBot) -> None:
+    def work(ctx: LaneContext) -> None:
+        while True:
+            ctx.check()
+            time.sleep(0.005)
+
+    strip = JobStrip(runner, "test.strip")
+    qtbot.addWidget(strip)
+    old = runner.submit(work, title="Old", key="same")
+    strip.follow(old)
+    qtbot.waitUntil(strip.isVisible)
+    newer = runner.submit(work, title="New", key="same")
+    qtbot.waitUntil(lambda: old.state.over)
+    assert not strip.isVisible()
+    newer.cancel()

@@ -85,7 +85,10 @@ class JobFailure:
         """Describe an exception; one that is not ours is named by its type."""
         details = "".join(traceback.format_exception(error))
         # Frames would keep the lane's tensors alive for as long as the failure is shown.
-        error.__traceback__ = None
+        link: Optional[BaseException] = error
+        while link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         if isinstance(error, StudioError):
             return JobFailure(error.what, error.why, error.todo, details, error)
         if isinstance(error, MemoryError):

@@ -44,25 +44,25 @@ class JobStrip(QWidget):
         self._delay.timeout.connect(self.show)
         self.setObjectName(name)
         self.hide()
+        # Not the job's own endings: one that a newer job replaces says nothing more.
+        runner.job_changed.connect(self._on_job_changed)
 
     def follow(self, job: Job) -> None:
         """Show this job from now on, instead of an older one."""
         self._release()
+        if job.state.over:
+            return
         self._job = job
         self._text.set_whole(job.title)
         self._bar.setRange(0, 0)
         self._stop.setEnabled(True)
         job.progress.connect(self._on_progress)
-        for ending in (job.finished, job.failed, job.cancelled):
-            ending.connect(self._on_ended)
         self._delay.start()
 
     def _release(self) -> None:
         job, self._job = self._job, None
         if job is not None:
             job.progress.disconnect(self._on_progress)
-            for ending in (job.finished, job.failed, job.cancelled):
-                ending.disconnect(self._on_ended)
 
     @Slot(object)
     def _on_progress(self, progress: JobProgress) -> None:
@@ -75,7 +75,9 @@ class JobStrip(QWidget):
             self._bar.setRange(0, 0)
 
     @Slot(object)
-    def _on_ended(self, _value: object) -> None:
+    def _on_job_changed(self, job: Job) -> None:
+        if job is not self._job or not job.state.over:
+            return
         self._release()
         self._delay.stop()
         self.hide()
