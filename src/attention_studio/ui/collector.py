@@ -2,9 +2,9 @@
 
 Python runs its cycle collector on whichever thread happens to allocate. On a lane that would
 destroy widgets and timers off the main thread, which Qt forbids. So automatic collection is off
-while the window lives, and a timer collects here, youngest objects first. After a model is loaded
-the million objects that its libraries made are frozen out of the collector's sight, since walking
-them would freeze the window for a tenth of a second.
+while the window lives, and a timer collects here, youngest objects first. The million objects that
+torch and transformers make when they are imported are frozen out of its sight by ``core.engine``,
+since walking them would freeze the window for a tenth of a second.
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ class MainThreadCollector(QObject):
         self._timer.stop()
         if self._was_enabled:
             gc.enable()
-
-    @staticmethod
-    def freeze() -> None:
-        """Keep everything that lives now out of later collections (takes microseconds)."""
-        gc.freeze()
 
     @Slot()
     def _collect(self) -> None:
