@@ -71,6 +71,35 @@ def test_releasing_forgets_the_model(loaded: Studio, qtbot: QtBot) -> None:
     assert not loaded.commands.action("model.release").isEnabled()
 
 
+def test_while_a_run_trains_with_it_the_model_stays(loaded: Studio) -> None:
+    session, commands = loaded.session, loaded.commands
+    load, release = commands.action("model.load"), commands.action("model.release")
+    fetch = loaded.window.findChild(QPushButton, "model.fetch")
+    assert isinstance(fetch, QPushButton)
+    free = load.toolTip(), fetch.toolTip()
+    for state in ("preparing", "running", "paused", "stopping"):
+        assert load.isEnabled() and release.isEnabled() and fetch.isEnabled()
+        session.set_training(state)
+        assert not load.isEnabled() and not release.isEnabled() and not fetch.isEnabled()
+        for tip in (load.toolTip(), load.statusTip(), release.toolTip(), fetch.toolTip()):
+            assert "Training uses the model" in tip
+        session.set_training(None)
+    assert (load.toolTip(), fetch.toolTip()) == free
+
+
+def test_a_model_that_arrives_during_a_run_does_not_take_the_place_of_its_model(
+    loaded: Studio, qtbot: QtBot
+) -> None:
+    model = loaded.session.model
+    assert loaded.commands.run("model.load")
+    loaded.session.set_training("running")
+    settle(loaded, qtbot)
+    assert loaded.session.model is model
+    current = loaded.window.messages.current
+    assert current is not None and "Training uses the model" in current.why
+    loaded.session.set_training(None)
+
+
 def test_a_name_that_is_no_model_says_so(studio: Studio, qtbot: QtBot) -> None:
     studio.window.model_dock.choice.setEditText("no such thing")
     studio.commands.run("model.load")

@@ -59,6 +59,15 @@ def _can_train(session: Session) -> bool:
     return session.model is not None and session.training is None
 
 
+def _nothing_hinders(_session: Session) -> str:
+    return ""
+
+
+def _training_hinders(session: Session) -> str:
+    # The trainer steps with this very model: it must neither be replaced nor let go of.
+    return "" if session.training is None else "Training uses the model: stop the run first"
+
+
 def _training_alive(session: Session) -> bool:
     return session.training in ("running", "paused")
 
@@ -86,6 +95,7 @@ class Command:
         icon: a name in ``ui.icons``.
         toolbar: whether it has a place in the toolbar.
         separator: whether a line is drawn above it in its menu and before it in the toolbar.
+        hindered: why it must wait although it would make sense, or "".
     """
 
     id: str
@@ -98,6 +108,7 @@ class Command:
     icon: str = ""
     toolbar: bool = False
     separator: bool = False
+    hindered: Callable[[Session], str] = _nothing_hinders
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -154,9 +165,10 @@ COMMANDS: tuple[Command, ...] = (
             "window.normal_text", "View", "Ctrl+0"),
     # Model
     Command("model.load", "Load model", "Load the model that is chosen in the Model dock",
-            "model.load", "Model", "Ctrl+L", _always, "model", True),
+            "model.load", "Model", "Ctrl+L", _always, "model", True,
+            hindered=_training_hinders),
     Command("model.release", "Release model", "Take the model out of memory", "model.release",
-            "Model", "", _has_model, "release"),
+            "Model", "", _has_model, "release", hindered=_training_hinders),
     Command("model.browse", "Choose a model folder…", "Choose a folder that holds a model",
             "model.browse_folder", "Model", icon="folder", separator=True),
     Command("model.browse_file", "Choose a GGUF file…", "Choose a model in one .gguf file",
@@ -268,8 +280,6 @@ class Commands(QObject):
             action = QAction(command.text, self)
             action.setObjectName(f"action.{command.id}")
             action.setData(command.id)
-            action.setStatusTip(command.help)
-            action.setToolTip(self._tooltip(command))
             if command.shortcut:
                 action.setShortcut(QKeySequence.fromString(command.shortcut))
                 action.setShortcutContext(Qt.ShortcutContext.WindowShortcut)
@@ -325,11 +335,19 @@ class Commands(QObject):
         action.trigger()
         return True
 
+    def hindrance(self, command_id: str) -> str:
+        """Why the command must wait although it would make sense, or ""."""
+        return self._table[command_id].hindered(self._session)
+
     @Slot()
     def refresh(self) -> None:
         """Ask every command whether it makes sense now."""
         for command_id, command in self._table.items():
-            self._actions[command_id].setEnabled(command.when(self._session))
+            action = self._actions[command_id]
+            hindrance = command.hindered(self._session)
+            action.setEnabled(command.when(self._session) and not hindrance)
+            action.setStatusTip(hindrance or command.help)
+            action.setToolTip(hindrance or self._tooltip(command))
         undo, redo = self._session.undo_stack.undoText(), self._session.undo_stack.redoText()
         for command_id, text in (("edit.undo", undo), ("edit.redo", redo)):
             if command_id in self._actions:

@@ -55,9 +55,11 @@ class _PaletteModel(QAbstractListModel):
         if role == Qt.ItemDataRole.DisplayRole:
             return self._commands.action(command.id).text()
         if role == Qt.ItemDataRole.ToolTipRole:
-            return command.help
+            return self._commands.hindrance(command.id) or command.help
         if role == Qt.ItemDataRole.AccessibleTextRole:
-            return f"{command.text}. {command.help}. {command.shortcut}"
+            hindrance = self._commands.hindrance(command.id)
+            waits = f" {hindrance}." if hindrance else ""
+            return f"{command.text}. {command.help}.{waits} {command.shortcut}"
         if role == Qt.ItemDataRole.DecorationRole:
             return self._commands.action(command.id).icon()
         if role == _COMMAND_ROLE:
@@ -125,7 +127,9 @@ class _PaletteDelegate(QStyledItemDelegate):
         painter.drawText(top, Qt.AlignmentFlag.AlignVCenter, title)
         painter.setFont(self._theme.font(0.88))
         painter.setPen(self._theme.colour("muted" if enabled else "disabled"))
-        text = command.help if enabled else f"{command.help} (not now)"
+        text = index.data(Qt.ItemDataRole.ToolTipRole)
+        if not enabled:
+            text = f"{text} (not now)"
         text = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, bottom.width())
         painter.drawText(bottom, Qt.AlignmentFlag.AlignVCenter, text)
         painter.restore()

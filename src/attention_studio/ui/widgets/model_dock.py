@@ -60,6 +60,7 @@ DTYPES = (
 _JOB_KEY = "model"
 _OUTLOOK_KEY = "model-outlook"
 _TYPING_MS = 500
+_FETCH_TIP = "Download the model without loading it"
 
 
 class ModelDock(StudioDock):
@@ -68,7 +69,7 @@ class ModelDock(StudioDock):
     NAME = "modelDock"
     TITLE = "Model"
     ICON = "model"
-    WATCHES = frozenset((SessionPart.MODEL,))
+    WATCHES = frozenset((SessionPart.MODEL, SessionPart.TRAINING))
 
     message = Signal(object)
 
@@ -140,9 +141,7 @@ class ModelDock(StudioDock):
         )
         self._look_up.hide()
         self._load = CommandButton(commands, "model.load", look="primary", text="Load")
-        self._fetch = push_button(
-            "Fetch only", "model.fetch", "Download the model without loading it"
-        )
+        self._fetch = push_button("Fetch only", "model.fetch", _FETCH_TIP)
         self._progress = QProgressBar()
         named(self._progress, "model.progress", "Progress of the model", "Bytes or steps done")
         self._progress.setTextVisible(False)
@@ -314,9 +313,14 @@ class ModelDock(StudioDock):
     def _settled(self) -> None:
         self._job = None
         self._busy.hide()
-        self._fetch.setEnabled(True)
+        self._allow_fetch()
         self._load.setVisible(True)
         self._fetch.setVisible(True)
+
+    def _allow_fetch(self) -> None:
+        hindrance = self.commands.hindrance("model.load")
+        self._fetch.setEnabled(self._job is None and not hindrance)
+        self._fetch.setToolTip(hindrance or _FETCH_TIP)
 
     @Slot(object)
     def _on_progress(self, progress: JobProgress) -> None:
@@ -337,6 +341,12 @@ class ModelDock(StudioDock):
         config, self._pending = self._pending, None
         if config is None:
             self._settled()
+            return
+        hindrance = self.commands.hindrance("model.load")
+        if hindrance:
+            # A run began while the files came.
+            self._settled()
+            self.message.emit(Message("info", f"{config.name} is here, not loaded", hindrance))
             return
         # The model before lets go of its memory on the lane; its handles here must go first.
         self.session.set_model(None)
@@ -484,7 +494,8 @@ class ModelDock(StudioDock):
     # -- drawing ------------------------------------------------------------------------------
 
     def refresh(self, parts: frozenset[SessionPart]) -> None:
-        """Describe the loaded model."""
+        """Describe the loaded model, and say whether another may be fetched."""
+        self._allow_fetch()
         self._description.show_model(self.session.model_info, self.session.layers)
 
     def _browse(self, dialog: QFileDialog) -> None:
