@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,18 @@ def test_only_the_last_of_many_moves_counts(stage: Stage, dock: GraphDock) -> No
     assert dock.node_slider.share == pytest.approx(0.7)
     assert stage.session.pruned is not None
     assert stage.session.pruned.node_threshold == pytest.approx(0.7)
+
+
+def test_sliders_prune_live_while_a_model_computes(stage: Stage, dock: GraphDock) -> None:
+    release = threading.Event()
+    stage.runner.submit(lambda _ctx: release.wait(20), title="A harvest")
+    before = scene_of(dock)
+    try:
+        dock.node_slider.slider.setValue(dock.node_slider.slider.value() // 2)
+        stage.until(lambda: scene_of(dock) is not before)
+    finally:
+        release.set()
+    stage.settle()
 
 
 def test_errors_can_be_hidden(stage: Stage, dock: GraphDock) -> None:

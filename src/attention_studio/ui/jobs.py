@@ -4,8 +4,8 @@
     job.finished.connect(self._on_loaded)      # always called on the main thread
 
 A lane is one ``QThread`` that runs one function after another: ``compute`` for everything that
-touches a model (so that hooks and global switches of torch never meet), ``io`` for the disk and the
-network. The function gets a ``LaneContext`` as its first argument. Lanes never touch a QObject of
+touches a model (so that hooks and global switches of torch never meet), ``io`` for the disk, the
+network, and short plain numpy that must not wait for a model. The function gets a ``LaneContext`` as its first argument. Lanes never touch a QObject of
 ours: they put a note in a box, and the main thread emits the signals. Progress and partial results
 are kept as the latest value and delivered 20 times a second.
 """
@@ -321,7 +321,7 @@ class JobRunner(QObject):
         Args:
             function: gets a ``LaneContext`` first. It must not touch any QObject.
             title: what the person reads in the list of tasks ("Load smollm2-135m").
-            lane: "compute" for what touches a model, "io" for disk and network.
+            lane: "compute" for what touches a model, "io" for what does not.
             key: an older job with the same key is cancelled and disconnected.
             priority: lower runs first.
             quiet: too small for the list of tasks, unless it takes long.

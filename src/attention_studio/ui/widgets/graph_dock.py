@@ -397,6 +397,8 @@ class GraphDock(StudioDock):
             pruned,
             request,
             title="Prune the graph",
+            # Plain numpy, and the thresholds act live: not behind a harvest or a trace.
+            lane="io",
             key=_PRUNE_KEY,
             quiet=True,
         )
