@@ -14,6 +14,7 @@ from pytestqt.qtbot import QtBot
 
 from attention_studio.ui.jobs import Job, JobFailure, JobRunner, JobState, LaneContext
 from attention_studio.ui.widgets.job_strip import JobStrip
+from attention_studio.utils import logging
 from attention_studio.utils.errors import StudioError
 
 
@@ -212,6 +213,19 @@ def test_any_error_is_reported_and_the_lane_lives_on(
     qtbot.waitUntil(lambda: not runner.busy)
     assert bad.ends == ["failed"]
     assert good.heard == [("finished", 4)]
+
+
+@pytest.mark.parametrize("kind", [ValueError, StudioError])
+def test_a_failure_shows_no_secret(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "_secrets", set())
+    logging.register_secret("hf_jobs/secret")
+    try:
+        raise kind("got 401 for https://hub/?token=hf_jobs%2Fsecret with hf_jobs/secret")
+    except kind as error:
+        failure = JobFailure.of(error, "A fetch")
+    shown = "\n".join((failure.what, failure.why, failure.todo, failure.details))
+    assert "got 401" in shown and logging.REDACTED in shown
+    assert "hf_jobs" not in shown
 
 
 def test_lanes_are_serial_and_independent(runner: JobRunner, qtbot: QtBot) -> None:

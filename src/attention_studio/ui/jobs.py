@@ -5,9 +5,10 @@
 
 A lane is one ``QThread`` that runs one function after another: ``compute`` for everything that
 touches a model (so that hooks and global switches of torch never meet), ``io`` for the disk, the
-network, and short plain numpy that must not wait for a model. The function gets a ``LaneContext`` as its first argument. Lanes never touch a QObject of
-ours: they put a note in a box, and the main thread emits the signals. Progress and partial results
-are kept as the latest value and delivered 20 times a second.
+network, and short plain numpy that must not wait for a model. The function gets a ``LaneContext``
+as its first argument. Lanes never touch a QObject of ours: they put a note in a box, and the main
+thread emits the signals. Progress and partial results are kept as the latest value and delivered 20
+times a second.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from loguru import logger
 from PySide6.QtCore import QObject, Qt, QThread, QTimer, Signal, Slot
 
 from attention_studio.utils.errors import Cancelled, StudioError
+from attention_studio.utils.logging import redact
 from attention_studio.utils.progress import WorkContext
 
 if TYPE_CHECKING:
@@ -82,15 +84,21 @@ class JobFailure:
 
     @staticmethod
     def of(error: BaseException, title: str) -> JobFailure:
-        """Describe an exception; one that is not ours is named by its type."""
-        details = "".join(traceback.format_exception(error))
+        """Describe an exception; one that is not ours is named by its type.
+
+        What is shown passes the same filter as the log: a library's error may quote a request
+        with its token.
+        """
+        details = redact("".join(traceback.format_exception(error)))
         # Frames would keep the lane's tensors alive for as long as the failure is shown.
         link: Optional[BaseException] = error
         while link is not None and link.__traceback__ is not None:
             link.__traceback__ = None
             link = link.__cause__ or link.__context__
         if isinstance(error, StudioError):
-            return JobFailure(error.what, error.why, error.todo, details, error)
+            return JobFailure(
+                redact(error.what), redact(error.why), redact(error.todo), details, error
+            )
         if isinstance(error, MemoryError):
             return JobFailure(
                 f"{title} ran out of memory",
@@ -100,7 +108,7 @@ class JobFailure:
                 error,
             )
         what = f"{title} failed unexpectedly"
-        why = f"{type(error).__name__}: {error}".strip()
+        why = redact(f"{type(error).__name__}: {error}".strip())
         return JobFailure(what, why, "The details show where; the log has them too", details, error)
 
 
