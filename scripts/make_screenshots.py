@@ -61,17 +61,11 @@ def shoot(studio: Studio, path: Path) -> None:
     print(path)
 
 
-def strongest_feature(studio: Studio) -> int:
-    """The most influential feature at the last position, as a node number."""
-    graph, pruned = studio.session.graph, studio.session.pruned
-    assert graph is not None and pruned is not None
-    last = len(graph.tokens) - 1
-    mine = [
-        (float(influence), int(node))
-        for influence, node in zip(pruned.influence, pruned.node_ids, strict=True)
-        if graph.nodes.kind[node] == 0 and graph.nodes.position[node] == last
-    ]
-    return max(mine)[1]
+def likeliest_output(studio: Studio) -> str:
+    """The name of the node of the most probable next token."""
+    graph = studio.session.graph
+    assert graph is not None
+    return graph.node_name(int(graph.nodes.probability.argmax()))
 
 
 def main() -> int:
@@ -113,10 +107,13 @@ def main() -> int:
             commands.run(f"layout.{preset}")
             settle(studio)
             if preset == "circuits":
-                session.set_selection(session.graph.node_name(strongest_feature(studio)))
+                session.set_thresholds(0.65, 0.95)
+                session.set_selection(likeliest_output(studio))
             elif preset == "features":
                 first = session.features.overall[0]
                 session.set_selection(f"L{first.layer}/P{first.position}/F{first.index}")
+            settle(studio)
+            commands.run("graph.fit")
             for scheme in ("light", "dark"):
                 studio.theme.set_choice(scheme)
                 settle(studio)

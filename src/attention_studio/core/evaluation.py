@@ -235,17 +235,17 @@ class DownstreamMeter:
             reference = one.log_probabilities({})
             original += one.cross_entropy(reference)
             n += one.n
+            passes = len(sets) + len(new_zeros)
             for i, layers in enumerate(sets):
-                if ctx is not None:
-                    done = start + len(part) * i / len(sets)
-                    ctx.progress(done, rows.size, "Measuring the model's loss")
+                _say(ctx, start + len(part) * i / passes, rows.size)
                 found = one.log_probabilities({layer: transcoders[layer] for layer in layers})
                 spliced[layers][0] += one.cross_entropy(found)
                 spliced[layers][1] += float(
                     F.kl_div(found, reference, reduction="sum", log_target=True)
                 )
-            for layers in new_zeros:
-                found = one.log_probabilities(dict.fromkeys(layers))
+            for i, layers in enumerate(new_zeros, len(sets)):
+                _say(ctx, start + len(part) * i / passes, rows.size)
+                found.log_probabilities(dict.fromkeys(layers))
                 zero_sums[layers] += one.cross_entropy(found)
         self._zero.update({layers: total / max(n, 1) for layers, total in zero_sums.items()})
         quality = {
@@ -307,6 +307,11 @@ class _Pass:
 def _double(x: Tensor) -> Tensor:
     """In float64, for sums over many tokens; on the CPU where the device has no float64."""
     return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def _say(ctx: Optional[WorkContext], done: float, total: int) -> None:
+    if ctx is not None:
+        ctx.progress(done, total, "Measuring the model's loss")
 
 
 def _scored(corpus: TokenCorpus) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

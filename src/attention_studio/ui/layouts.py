@@ -17,12 +17,13 @@ _BODY: dict[Preset, tuple[tuple[str, ...], ...]] = {
     # Docks in the middle, from left to right; docks in one tuple share a place as tabs.
     "train": (("train",),),
     "features": (("features",), ("graph",)),
-    "circuits": (("graph",), ("features", "train")),
+    # The picture wants all the width that there is.
+    "circuits": (("graph", "features", "train"),),
 }
 _WIDTHS: dict[Preset, tuple[int, ...]] = {
     "train": (1000,),
     "features": (480, 590),
-    "circuits": (700, 370),
+    "circuits": (1070,),
 }
 _LEFT_WIDTH = 320
 _BOTTOM_HEIGHT = 140

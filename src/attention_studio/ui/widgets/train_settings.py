@@ -82,7 +82,7 @@ class TrainSettings(QWidget):
             "train.tokens", "Tokens to train on", 1_000_000, 2_048, 2_000_000_000, 100_000,
             "Per layer; the text is passed over again if it is shorter",
         )  # fmt: skip
-        self.learning_rate = QLineEdit("0.003")
+        self.learning_rate = QLineEdit("0.004")
         named(
             self.learning_rate,
             "train.learning_rate",
