@@ -245,7 +245,7 @@ class DownstreamMeter:
                 )
             for i, layers in enumerate(new_zeros, len(sets)):
                 _say(ctx, start + len(part) * i / passes, rows.size)
-                found.log_probabilities(dict.fromkeys(layers))
+                found = one.log_probabilities(dict.fromkeys(layers))
                 zero_sums[layers] += one.cross_entropy(found)
         self._zero.update({layers: total / max(n, 1) for layers, total in zero_sums.items()})
         quality = {
