@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -327,19 +329,45 @@ def test_a_failure_is_said_in_the_message_bar(
     assert not dock.strip.isVisible()
 
 
+def export(stage: Stage, dock: GraphDock, path: Path) -> Message:
+    """Have the picture written; return what is said about it."""
+    with stage.qtbot.waitSignal(dock.message) as said:
+        dock.export_file(str(path))
+    stage.settle()
+    message = said.args[0]
+    assert isinstance(message, Message)
+    return message
+
+
 def test_pictures_are_exported(stage: Stage, dock: GraphDock, tmp_path: Path) -> None:
     stage.session.set_selection(hub(scene_of(dock)))
-    png = dock.export_picture(tmp_path / "graph.png")
+    png, svg = tmp_path / "graph.png", tmp_path / "graph.svg"
+    assert export(stage, dock, png).level == "success"
     image = QImage(str(png))
     assert image.width() >= 1000
     colours = {image.pixel(x, y) for x in range(0, image.width(), 40) for y in range(0, 900, 20)}
     assert len(colours) > 5
-    svg = dock.export_picture(tmp_path / "graph.svg")
+    assert export(stage, dock, svg).level == "success"
     assert GRAPH.prompt in svg.read_text(encoding="utf-8")
-    with pytest.raises(PictureError, match="bmp"):
-        dock.export_picture(tmp_path / "graph.bmp")
-    with pytest.raises(PictureError, match="could not be written"):
-        dock.export_picture(tmp_path / "nowhere" / "graph.png")
+    refused = export(stage, dock, tmp_path / "graph.bmp")
+    assert refused.level == "error" and "bmp" in refused.what
+    assert sorted(tmp_path.iterdir()) == [png, svg]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_picture_that_cannot_be_written_leaves_the_older_one(
+    stage: Stage, dock: GraphDock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / f"graph{suffix}"
+    path.write_bytes(b"older")
+    monkeypatch.setattr(os, "fsync", full)
+    said = export(stage, dock, path)
+    assert said.level == "error" and "could not be written" in said.what
+    assert "disk is full" in said.why
+    assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_saved_graph_opens_again_as_it_was(stage: Stage, dock: GraphDock, tmp_path: Path) -> None:

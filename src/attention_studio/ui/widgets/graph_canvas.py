@@ -6,8 +6,7 @@ How a person uses it is ``graph_view``'s business.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Optional, Union
+from typing import Optional
 
 from PySide6.QtCore import QPoint, QPointF, QRectF, QSize, Qt, QTimer, Slot
 from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPixmap, QResizeEvent
@@ -364,9 +363,9 @@ class GraphCanvas(QAbstractScrollArea):
             return None
         return to_image(whole_frame(frame, self._look), self._look, scale)
 
-    def write_svg(self, path: Union[str, Path], title: str = "Attribution graph") -> bool:
-        """Write the whole graph as SVG. Returns whether there was one and it could be written."""
+    def render_svg(self, title: str = "Attribution graph") -> Optional[bytes]:
+        """Return the whole graph, scrolled or not, as an SVG document."""
         frame = self.frame
-        return frame is not None and to_svg(
-            whole_frame(frame, self._look), self._look, Path(path), title
-        )
+        if frame is None:
+            return None
+        return to_svg(whole_frame(frame, self._look), self._look, title)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from PySide6.QtCore import Qt, QTimer, Signal, Slot
-from PySide6.QtGui import QResizeEvent
+from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -31,6 +31,7 @@ from attention_studio.ui.widgets.controls import (
     line,
     named,
 )
+from attention_studio.ui.widgets.graph_picture import save_picture
 from attention_studio.ui.widgets.graph_scene import (
     GraphScene,
     LinkMode,
@@ -66,7 +67,7 @@ _MODES = (
 
 
 class PictureError(StudioError):
-    """A picture of the graph could not be written."""
+    """There is no picture of the graph in the form that is asked for."""
 
 
 class GraphDock(StudioDock):
@@ -337,38 +338,39 @@ class GraphDock(StudioDock):
 
     @Slot(str)
     def export_file(self, file: str) -> None:
-        """Write the picture to a file and say how that went."""
+        """Write the picture to a file, PNG or SVG as its suffix says, and say how that went."""
+        path = Path(file)
         try:
-            written = self.export_picture(Path(file))
+            picture = self._picture(path)
         except PictureError as error:
             self.message.emit(Message.of(error))
-        else:
-            self.message.emit(Message("success", f"The picture was written to {written.name}"))
+            return
+        job = self.runner.submit(save_picture, picture, path, title=f"Save {path.name}", lane="io")
+        job.finished.connect(self._on_exported)
+        job.failed.connect(self._on_failed)
 
-    def export_picture(self, path: Path) -> Path:
-        """Write the whole graph as a picture; the suffix decides between PNG and SVG.
+    @Slot(object)
+    def _on_exported(self, written: Path) -> None:
+        self.message.emit(Message("success", f"The picture was written to {written.name}"))
+
+    def _picture(self, path: Path) -> Union[QImage, bytes]:
+        """The whole graph as ``path``'s suffix says: an image, or an SVG document.
 
         Raises:
-            PictureError: there is no graph, the suffix is another, or the file cannot be written.
+            PictureError: there is no graph, or the suffix is another.
         """
-        if path.suffix.lower() == ".svg":
-            done = self.view.write_svg(path, self._title())
-        elif path.suffix.lower() == ".png":
-            image = self.view.render_image()
-            done = image is not None and image.save(str(path))
-        else:
+        suffix = path.suffix.lower()
+        if suffix not in (".png", ".svg"):
             raise PictureError(
                 f"A picture cannot be written to {path.name}",
                 f"the ending {path.suffix or '(none)'} says nothing about the format",
                 "end the name in .png or .svg",
             )
-        if not done:
-            raise PictureError(
-                f"The picture could not be written to {path.name}",
-                "the folder may not be writable, or the disk is full",
-                "choose another place",
-            )
-        return path
+        svg = suffix == ".svg"
+        picture = self.view.render_svg(self._title()) if svg else self.view.render_image()
+        if picture is None:
+            raise PictureError("There is no graph to make a picture of", "", "trace a prompt first")
+        return picture
 
     def _title(self) -> str:
         graph = self.session.graph
