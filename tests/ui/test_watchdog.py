@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 from PySide6.QtCore import QTimer
 from pytestqt.qtbot import QtBot
 
+from attention_studio.ui import watchdog as watchdog_module
 from attention_studio.ui.watchdog import StallWatchdog
 
 
@@ -41,3 +43,19 @@ def test_a_stall_that_has_not_ended_counts(qtbot: QtBot) -> None:
     qtbot.wait(50)
     stand_still()
     assert watchdog.stop().longest_ms > 100
+
+
+def test_percentiles_of_a_long_measurement_are_right_to_a_millisecond() -> None:
+    chance = random.Random(0)
+    seconds = [chance.expovariate(1 / 0.02) for _ in range(20_000)] + [7.5]
+    lateness = watchdog_module._Lateness()
+    assert (lateness.percentile_ms(0.99), lateness.longest_ms) == (0.0, 0.0)
+    for value in seconds:
+        lateness.add(value)
+    ordered = sorted(seconds)
+    assert lateness.beats == 20_001 and lateness.longest_ms == 7_500
+    for share in (0.1, 0.5, 0.99):
+        exact = 1000 * ordered[int(share * len(ordered))]
+        assert exact <= lateness.percentile_ms(share) <= exact + 1
+    assert lateness.percentile_ms(1.0) == 7_500
+    assert len(lateness._bins) < 10_000

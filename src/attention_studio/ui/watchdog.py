@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -19,6 +20,10 @@ from loguru import logger
 from PySide6.QtCore import QObject, Qt, QTimer, Slot
 
 BEAT_MS = 10
+# The lateness of beats is counted up to so many milliseconds.
+_BINS = 2_000
+# Stalls that are kept with their stacks, the newest ones.
+_MAX_STALLS = 1_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,35 @@ class StallReport:
         )
 
 
+class _Lateness:
+    """How late beats were, in bins of a millisecond: as small after a day as after a second.
+
+    The longest is exact. A percentile is right to a millisecond, and lateness beyond the last bin
+    counts as the longest.
+    """
+
+    def __init__(self) -> None:
+        self._bins = [0] * _BINS
+        self.beats = 0
+        self.longest_ms = 0.0
+
+    def add(self, seconds: float) -> None:
+        ms = 1000 * seconds
+        self._bins[min(_BINS - 1, max(0, int(ms)))] += 1
+        self.beats += 1
+        self.longest_ms = max(self.longest_ms, ms)
+
+    def percentile_ms(self, share: float) -> float:
+        """What that share of the beats did not exceed: the upper end of its bin."""
+        rank = min(self.beats - 1, int(share * self.beats))
+        seen = 0
+        for upper, number in enumerate(self._bins[:-1], start=1):
+            seen += number
+            if seen > rank >= 0:
+                return min(float(upper), self.longest_ms)
+        return self.longest_ms
+
+
 class StallWatchdog(QObject):
     """Start it on the main thread, stop it to get the report.
 
@@ -92,10 +126,10 @@ class StallWatchdog(QObject):
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(BEAT_MS)
         self._timer.timeout.connect(self._beat)
-        self._late: list[float] = []
-        self._own: list[float] = []
+        self._late = _Lateness()
+        self._own = _Lateness()
         self._last_cpu = 0.0
-        self._stalls: list[Stall] = []
+        self._stalls: deque[Stall] = deque(maxlen=_MAX_STALLS)
         self._started = 0.0
         self._last = 0.0
         self._sample = ""
@@ -106,8 +140,8 @@ class StallWatchdog(QObject):
     def start(self) -> None:
         """Begin to measure, forgetting what was measured before."""
         self._main = threading.get_ident()
-        self._late.clear()
-        self._own.clear()
+        self._late = _Lateness()
+        self._own = _Lateness()
         self._last_cpu = time.process_time()
         self._stalls.clear()
         self._started = self._last = time.perf_counter()
@@ -126,15 +160,13 @@ class StallWatchdog(QObject):
         if self._sampler is not None:
             self._sampler.join()
             self._sampler = None
-        longest, p99 = _extremes(self._late)
-        longest_own, p99_own = _extremes(self._own)
         return StallReport(
-            beats=len(self._late),
+            beats=self._late.beats,
             seconds=time.perf_counter() - self._started,
-            longest_ms=longest,
-            p99_ms=p99,
-            longest_own_ms=longest_own,
-            p99_own_ms=p99_own,
+            longest_ms=self._late.longest_ms,
+            p99_ms=self._late.percentile_ms(0.99),
+            longest_own_ms=self._own.longest_ms,
+            p99_own_ms=self._own.percentile_ms(0.99),
             stalls=tuple(self._stalls),
         )
 
@@ -146,8 +178,8 @@ class StallWatchdog(QObject):
         cpu = time.process_time()
         own = min(late, cpu - self._last_cpu)
         self._last_cpu = cpu
-        self._late.append(late)
-        self._own.append(own)
+        self._late.add(late)
+        self._own.add(own)
         sample, self._sample = self._sample, ""
         if late > self._threshold:
             stall = Stall(now - self._started, 1000 * late, 1000 * own, sample)
@@ -169,11 +201,3 @@ class StallWatchdog(QObject):
                     stack = "".join(traceback.format_stack(frame)[-6:])
                     parts.append(f"[{'main' if ident == self._main else name}]\n{stack}")
             self._sample = "\n".join(parts)
-
-
-def _extremes(seconds: list[float]) -> tuple[float, float]:
-    """The longest and the 99th percentile, in milliseconds."""
-    if not seconds:
-        return 0.0, 0.0
-    ordered = sorted(seconds)
-    return 1000 * ordered[-1], 1000 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
