@@ -88,15 +88,20 @@ def test_a_broken_state_file_is_no_obstacle(
     assert shown(studio) == PRESETS["circuits"]
 
 
-def test_recent_replacement_models_are_kept_newest_first(tmp_path: Path) -> None:
+def test_the_last_replacement_model_is_remembered(tmp_path: Path) -> None:
     state = WindowState(tmp_path)
-    for number in range(12):
-        state.remember_crm(Path(f"/crm/{number}"))
-    state.remember_crm(Path("/crm/7"))
+    assert state.crm == ""
+    state.crm = "/crm/7"
     state.flush()
-    again = WindowState(tmp_path).crms
-    assert again[:3] == ("/crm/7", "/crm/11", "/crm/10")
-    assert len(again) == 8
+    assert WindowState(tmp_path).crm == "/crm/7"
+
+
+@pytest.mark.parametrize(
+    ("kept", "scale"), [("1.3", 1.3), ("nan", 1.0), ("inf", 1.0), ("-inf", 1.0), ("big", 1.0)]
+)
+def test_a_text_scale_is_a_number(tmp_path: Path, kept: str, scale: float) -> None:
+    (tmp_path / "window.ini").write_text(f"[theme]\nscale={kept}\n")
+    assert WindowState(tmp_path).text_scale == scale
 
 
 def test_run_async_calls_back_on_the_main_thread(studio: Studio, qtbot: QtBot) -> None:

@@ -172,8 +172,8 @@ class MainWindow(QMainWindow):
         dialog = QFileDialog(self, "Open replacement model")
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        if self.state.crms:
-            dialog.setDirectory(str(Path(self.state.crms[0]).parent))
+        if self.state.crm:
+            dialog.setDirectory(str(Path(self.state.crm).parent))
         dialog.fileSelected.connect(self.open_crm_folder)
         self._ask(dialog)
 
@@ -377,7 +377,7 @@ class MainWindow(QMainWindow):
             # Another model took its place while the folder was read.
             return
         self.session.set_crm(opened.crm, opened.manifest, opened.folder)
-        self.state.remember_crm(opened.folder)
+        self.state.crm = str(opened.folder)
         layers = len(opened.manifest.layers)
         self.say(
             Message(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Optional, cast
 
 from PySide6.QtCore import QByteArray, QSettings
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 # Raise it when docks change their names, so that an old layout is not half restored.
 LAYOUT_VERSION = 1
-_MAX_RECENT = 8
 
 
 class WindowState:
@@ -58,9 +58,11 @@ class WindowState:
     def text_scale(self) -> float:
         """Factor on every text size."""
         try:
-            return float(self._text("theme/scale") or 1.0)
+            scale = float(self._text("theme/scale") or 1.0)
         except ValueError:
             return 1.0
+        # "nan" and "inf" are floats too, and no bounds hold a nan.
+        return scale if math.isfinite(scale) else 1.0
 
     @text_scale.setter
     def text_scale(self, value: float) -> None:
@@ -85,14 +87,13 @@ class WindowState:
         self._settings.setValue("prompt/text", value[:20_000])
 
     @property
-    def crms(self) -> tuple[str, ...]:
-        """Folders of replacement models, the last opened first."""
-        return tuple(entry for entry in self._text("recent/crms").split("\n") if entry)
+    def crm(self) -> str:
+        """The folder of the replacement model that was opened last."""
+        return self._text("recent/crm")
 
-    def remember_crm(self, folder: Path) -> None:
-        """Put a folder at the head of ``crms``."""
-        entries = dict.fromkeys((str(folder), *self.crms))
-        self._settings.setValue("recent/crms", "\n".join(list(entries)[:_MAX_RECENT]))
+    @crm.setter
+    def crm(self, value: str) -> None:
+        self._settings.setValue("recent/crm", value)
 
     def _text(self, key: str) -> str:
         value = self._settings.value(key, "")
