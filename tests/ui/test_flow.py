@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -260,10 +261,16 @@ def test_a_folder_without_a_run_cannot_be_resumed(
 
 
 def test_closing_while_training_leaves_a_run_that_can_go_on(
-    loaded: Studio, text: Path, tmp_path: Path, qtbot: QtBot
+    loaded: Studio,
+    new_studio: Callable[[], Studio],
+    folder: Path,
+    text: Path,
+    tmp_path: Path,
+    qtbot: QtBot,
 ) -> None:
     out = tmp_path / "run"
-    set_up_run(loaded, text, out, tokens=640_000)
+    # Some hundred steps: far from done when the window closes, and soon done afterwards.
+    set_up_run(loaded, text, out, tokens=25_600)
     assert loaded.commands.run("train.start")
     dock = loaded.window.train_dock
     qtbot.waitUntil(
@@ -273,4 +280,19 @@ def test_closing_while_training_leaves_a_run_that_can_go_on(
     with qtbot.waitSignal(loaded.window.stopped, timeout=LONG):
         loaded.window.close()
     assert (out / "run.json").is_file()
-    assert not list(out.rglob("*.tmp*"))
+    assert not (out / "manifest.json").exists(), "the run was over before the window closed"
+    assert not list(out.rglob("*.part-*"))
+
+    again = new_studio()
+    with qtbot.waitExposed(again.window):
+        again.window.show()
+    again.window.model_dock.choice.setEditText(str(folder))
+    assert again.commands.run("model.load")
+    qtbot.waitUntil(lambda: again.session.model is not None, timeout=LONG)
+    again.window.train_dock.resume_folder(str(out))
+    # A finished run is opened at once.
+    qtbot.waitUntil(lambda: again.session.crm is not None, timeout=LONG)
+    assert (out / "manifest.json").is_file()
+    history = again.window.train_dock._history
+    assert history is not None and history.batch["fvu"].tokens[-1] == 25_600
+    settle(again, qtbot)
