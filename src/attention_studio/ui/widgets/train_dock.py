@@ -165,7 +165,7 @@ class TrainDock(StudioDock):
             self.message.emit(Message.of(error))
         except ValueError:
             self.message.emit(
-                Message("error", "The learning rate is no number", "", "Write it as 0.003")
+                Message("error", "The learning rate is no number", "", "Write it as 0.004")
             )
         return None
 
