@@ -107,7 +107,7 @@ def main() -> int:
             commands.run(f"layout.{preset}")
             settle(studio)
             if preset == "circuits":
-                session.set_thresholds(0.65, 0.95)
+                session.set_thresholds(0.55, 0.75)
                 session.set_selection(likeliest_output(studio))
             elif preset == "features":
                 first = session.features.overall[0]
