@@ -107,13 +107,12 @@ def main() -> int:
             commands.run(f"layout.{preset}")
             settle(studio)
             if preset == "circuits":
-                session.set_thresholds(0.55, 0.75)
+                session.set_thresholds(0.45, 0.65)
                 session.set_selection(likeliest_output(studio))
             elif preset == "features":
                 first = session.features.overall[0]
                 session.set_selection(f"L{first.layer}/P{first.position}/F{first.index}")
             settle(studio)
-            commands.run("graph.fit")
             for scheme in ("light", "dark"):
                 studio.theme.set_choice(scheme)
                 settle(studio)
