@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from attention_studio.core.text_sampling import sample_texts
 from attention_studio.utils.config import load_settings
 from attention_studio.utils.errors import StudioError
+from attention_studio.utils.outgoing import log_outgoing
 from attention_studio.utils.progress import WorkContext
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ Ints = NDArray[np.int32]
 
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 _PIECE_BYTES = 1 << 20
+_CHARACTERS_PER_TOKEN = 6  # more than most text has
+_UNSURE_TOKENS = 16
 _STRETCH = 16  # neighbouring sequences that are held out together
 
 
@@ -163,7 +166,7 @@ def build_corpus(
         if ctx is not None:
             ctx.check()
             ctx.progress(count, max_tokens, "Reading text")
-        ids = loaded.tokenizer(piece.text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = _ids(loaded, piece.text, None if max_tokens is None else max_tokens - count)
         if piece.begins and start_id is not None and count:
             ids = [start_id, *ids]
         parts.append(np.asarray(ids, dtype=np.int64))
@@ -176,6 +179,20 @@ def build_corpus(
             f"There is no text in {', '.join(sources)}", "", "Choose files that hold text"
         )
     return _rows(stream, seq_len, start_id)
+
+
+def _ids(loaded: LoadedModel, text: str, wanted: Optional[int]) -> list[int]:
+    """Token ids of ``text``, or, where fewer are wanted than it has, at least so many of them.
+
+    Cut at a line end, and some tokens short of it, for what follows may change the last ones.
+    """
+    if wanted is not None:
+        cut = text.rfind("\n", 0, _CHARACTERS_PER_TOKEN * (wanted + _UNSURE_TOKENS)) + 1
+        if 0 < cut < len(text):
+            ids = loaded.text_ids(text[:cut])[:-_UNSURE_TOKENS]
+            if len(ids) >= wanted:
+                return ids
+    return loaded.text_ids(text)
 
 
 def split_corpus(
@@ -326,6 +343,7 @@ def _read_hub(name: str) -> Iterator[TextPiece]:
             "pip install 'attention-studio[datasets]'",
         ) from error
     try:
+        log_outgoing(f"the datasets package reads {repository} from the hub")
         rows: Any = datasets.load_dataset(
             repository,
             split=split or "train",

@@ -1,10 +1,10 @@
-"""How well dictionaries stand in for the MLPs, on text that they were not trained on."""
+"""How well dictionaries stand in for a model's modules, on text they were not trained on."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Optional
 
 import numpy as np
@@ -14,14 +14,19 @@ from torch import Tensor
 
 from attention_studio.core.activations import ActivationSource
 from attention_studio.core.corpus import TokenCorpus
-from attention_studio.core.dictionaries.transcoder import Transcoder
-from attention_studio.core.model_adapter import ModelAdapter
+from attention_studio.core.dictionaries.dictionary_set import DictionarySet
+from attention_studio.core.distributed import Peers
+from attention_studio.core.division import Division
+from attention_studio.core.model_adapter import ModelAdapter, Replacement
+from attention_studio.core.sites import Site
+from attention_studio.core.training_events import (
+    DENSE_SHARE,
+    DENSITY_EDGES,
+    ERROR_EDGES,
+    SiteMetrics,
+)
 from attention_studio.utils.progress import WorkContext
 
-DENSITY_EDGES = tuple(np.linspace(-5.0, 0.0, 21).tolist())
-"""Edges of the density histogram: log10 of the share of tokens at which a latent is active."""
-
-_CHUNK = 512
 _LOGITS_PER_PASS = 1 << 26
 
 Predictor = Callable[[Tensor], Tensor]
@@ -29,10 +34,10 @@ Predictor = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class DownstreamQuality:
-    """What the model makes of a replaced MLP, in nats per token.
+    """What the model makes of replaced modules, in nats per token.
 
     ``loss_recovered`` is ``(CE_zero − CE_spliced) / (CE_zero − CE_original)``, where zero means
-    the MLP's output replaced by zeros; None where zeros do no harm and the ratio says nothing.
+    the modules' outputs replaced by zeros; None where zeros do no harm and the ratio says nothing.
     ``kl`` is the mean divergence KL(original ‖ spliced).
     """
 
@@ -49,32 +54,71 @@ class DownstreamQuality:
 
 
 @dataclass(frozen=True)
-class LayerQuality:
-    """One layer's dictionary on held-out activations.
+class SiteQuality:
+    """One module's dictionary on held-out activations.
 
     Attributes:
         fvu: Σ‖y−ŷ‖² / Σ‖y−ȳ‖².
         l0: active latents per token.
         dead_fraction: latents that are never active on the held-out text.
+        dense_fraction: latents that are active at more than ``DENSE_SHARE`` of it.
         density: how many latents fall between neighbouring ``DENSITY_EDGES``; rarer ones count in
             the first bin, dead ones in none.
+        errors: how many tokens fall between neighbouring ``ERROR_EDGES``; those beyond count in
+            the first and the last.
         downstream: None if it was not measured.
     """
 
     fvu: float
     l0: float
     dead_fraction: float
+    dense_fraction: float
     density: tuple[int, ...]
+    errors: tuple[int, ...]
     downstream: Optional[DownstreamQuality] = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All layers' dictionaries; ``all_layers`` has every one of them spliced in at once."""
+    """All modules' dictionaries; ``together`` has every one of them spliced in at once."""
 
     n_tokens: int
-    layers: dict[int, LayerQuality]
-    all_layers: Optional[DownstreamQuality]
+    sites: dict[Site, SiteQuality]
+    together: Optional[DownstreamQuality]
+
+    @property
+    def overall(self) -> dict[str, Optional[float]]:
+        """``together`` by name, with ``loss_recovered``; empty if it was not measured."""
+        if self.together is None:
+            return {}
+        return {**asdict(self.together), "loss_recovered": self.together.loss_recovered}
+
+    def rows(self, tokens: int, affine_fvu: Mapping[Site, Optional[float]]) -> list[SiteMetrics]:
+        """A row per module.
+
+        Args:
+            tokens: what the dictionaries were trained on.
+            affine_fvu: of the best affine map, by module.
+        """
+        found = []
+        for site, quality in self.sites.items():
+            alone = quality.downstream
+            found.append(
+                SiteMetrics(
+                    tokens=tokens,
+                    site=site,
+                    fvu=quality.fvu,
+                    affine_fvu=affine_fvu[site],
+                    l0=quality.l0,
+                    dead_fraction=quality.dead_fraction,
+                    density=quality.density,
+                    errors=quality.errors,
+                    dense_fraction=quality.dense_fraction,
+                    loss_recovered=None if alone is None else alone.loss_recovered,
+                    kl=None if alone is None else alone.kl,
+                )
+            )
+        return found
 
 
 @dataclass
@@ -104,16 +148,32 @@ class FvuSums:
         return self.error / max(spread, 1e-30)
 
 
-@torch.no_grad()
-def reconstruct(transcoder: Transcoder, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Prediction ``[n, d]`` for raw inputs ``[n, d]``, and how often each latent fired, ``[s]``."""
-    counts = torch.zeros(transcoder.config.d_latent, dtype=torch.int64, device=x.device)
-    predictions = []
-    for part in torch.split(x.to(transcoder.W_E.dtype), _CHUNK):
-        latents = transcoder.encode_sparse(part)
-        counts += torch.bincount(latents.latent, minlength=counts.numel())
-        predictions.append(transcoder.decode_sparse(latents, part.shape[0], part))
-    return torch.cat(predictions), counts
+@dataclass
+class _SiteSums:
+    """What is gathered of one module on the way through the held-out text."""
+
+    fvu: FvuSums = field(default_factory=FvuSums)
+    fired: Optional[Tensor] = None
+    errors: list[Tensor] = field(default_factory=list)
+
+    def add(self, target: Tensor, predicted: Tensor, fired: Tensor) -> None:
+        self.fvu.add(target, predicted)
+        self.fired = fired if self.fired is None else self.fired + fired
+        self.errors.append((target - predicted).square().sum(-1).cpu())
+
+    def quality(self, downstream: Optional[DownstreamQuality]) -> SiteQuality:
+        fired, n = self.fired, max(self.fvu.n, 1)
+        assert fired is not None  # a held-out text has at least one token
+        spread = self.fvu.error / max(self.fvu.fvu, 1e-30) / n
+        return SiteQuality(
+            fvu=self.fvu.fvu,
+            l0=float(fired.sum()) / n,
+            dead_fraction=int((fired == 0).sum()) / fired.numel(),
+            dense_fraction=int((fired > DENSE_SHARE * n).sum()) / fired.numel(),
+            density=_density(fired, n),
+            errors=_histogram(torch.cat(self.errors).numpy() / max(spread, 1e-30), ERROR_EDGES),
+            downstream=downstream,
+        )
 
 
 class Evaluator:
@@ -125,6 +185,8 @@ class Evaluator:
         tokens: held-out activations per evaluation.
         downstream_tokens: tokens on which the model's loss is measured; 0: it is not.
         lock: held while parts of the model are replaced.
+        division: where several processes have the dictionaries. Each measures its own alone, from a
+            ``source`` that they share, and all of them together what all do at once.
     """
 
     def __init__(
@@ -134,71 +196,56 @@ class Evaluator:
         tokens: int,
         downstream_tokens: int,
         lock: Optional[threading.RLock] = None,
+        division: Optional[Division] = None,
     ) -> None:
         self._source = source
         self._tokens = tokens
         self._downstream = (
-            DownstreamMeter(adapter, source.corpus, downstream_tokens, lock)
+            DownstreamMeter(adapter, source.corpus, downstream_tokens, lock, division)
             if downstream_tokens
             else None
         )
 
     def fvu_of(
-        self, predictors: Mapping[int, Predictor], ctx: Optional[WorkContext] = None
-    ) -> dict[int, float]:
-        """The FVU of any functions ``x [n, d]`` → ``ŷ [n, d]``, by layer."""
-        sums = {layer: FvuSums() for layer in predictors}
-        for inputs, outputs in self._source.in_order(self._tokens, ctx):
-            for layer, predictor in predictors.items():
-                sums[layer].add(outputs[layer].float(), predictor(inputs[layer].float()))
-        return {layer: found.fvu for layer, found in sums.items()}
+        self, predictors: Mapping[Site, Predictor], ctx: Optional[WorkContext] = None
+    ) -> dict[Site, float]:
+        """The FVU of any functions ``x [n, d]`` → ``ŷ [n, d]`` of the tokens at a module."""
+        sums = {site: FvuSums() for site in predictors}
+        for found in self._source.in_order(self._tokens, ctx):
+            for site, predictor in predictors.items():
+                here = (
+                    found.rows[site]
+                    if site in found.rows
+                    else found.sequences[site].part(found.kept)
+                )
+                sums[site].add(here.outputs.float(), predictor(here.inputs.float()))
+        return {site: found.fvu for site, found in sums.items()}
 
     def evaluate(
-        self, transcoders: Mapping[int, Transcoder], ctx: Optional[WorkContext] = None
+        self, dictionaries: DictionarySet, ctx: Optional[WorkContext] = None
     ) -> Evaluation:
-        """Measure all ``transcoders`` (folded or not).
+        """Measure all ``dictionaries`` (folded or not).
 
         Raises:
             Cancelled: through ``ctx``.
         """
-        counts: dict[int, Tensor] = {}
-
-        def predictor(layer: int) -> Predictor:
-            def predict(x: Tensor) -> Tensor:
-                prediction, fired = reconstruct(transcoders[layer], x)
-                counts[layer] = counts[layer] + fired if layer in counts else fired
-                return prediction
-
-            return predict
-
-        sums = {layer: FvuSums() for layer in transcoders}
-        for inputs, outputs in self._source.in_order(self._tokens, ctx):
-            for layer in transcoders:
-                prediction = predictor(layer)(inputs[layer].float())
-                sums[layer].add(outputs[layer].float(), prediction)
-        per_layer: dict[int, DownstreamQuality] = {}
-        all_layers = None
+        sums = {site: _SiteSums() for site in dictionaries.sites}
+        for found in self._source.in_order(self._tokens, ctx):
+            for made in dictionaries.predictions(found):
+                sums[made.site].add(made.target, made.predicted, made.fired)
+        alone: Mapping[Site, DownstreamQuality] = {}
+        together = None
         if self._downstream is not None:
-            per_layer, all_layers = self._downstream.measure(transcoders, ctx)
-        n = next(iter(sums.values())).n
+            alone, together = self._downstream.measure(dictionaries, ctx)
         return Evaluation(
-            n_tokens=n,
-            layers={
-                layer: LayerQuality(
-                    fvu=sums[layer].fvu,
-                    l0=float(counts[layer].sum()) / n,
-                    dead_fraction=int((counts[layer] == 0).sum()) / counts[layer].numel(),
-                    density=_density(counts[layer], n),
-                    downstream=per_layer.get(layer),
-                )
-                for layer in transcoders
-            },
-            all_layers=all_layers,
+            n_tokens=max((found.fvu.n for found in sums.values()), default=0),
+            sites={site: found.quality(alone.get(site)) for site, found in sums.items()},
+            together=together,
         )
 
 
 class DownstreamMeter:
-    """The model's own loss with MLPs replaced, on the first ``tokens`` tokens of a corpus.
+    """The model's own loss with modules replaced, on the first ``tokens`` tokens of a corpus.
 
     The losses of the untouched model and with zeros are measured once and remembered.
     """
@@ -209,25 +256,28 @@ class DownstreamMeter:
         corpus: TokenCorpus,
         tokens: int,
         lock: Optional[threading.RLock] = None,
+        division: Optional[Division] = None,
     ) -> None:
         self._adapter = adapter
+        self._division = division
         self._lock = lock or threading.RLock()
         wanted = np.cumsum(_scored(corpus).sum(1)) - _scored(corpus).sum(1) < tokens
         self._corpus = corpus.take(np.flatnonzero(wanted))
         self._per_pass = max(1, _LOGITS_PER_PASS // (corpus.seq_len * adapter.vocab_size))
-        self._zero: dict[tuple[int, ...], float] = {}
+        self._zero: dict[tuple[Site, ...], float] = {}
 
     def measure(
-        self, transcoders: Mapping[int, Transcoder], ctx: Optional[WorkContext] = None
-    ) -> tuple[dict[int, DownstreamQuality], DownstreamQuality]:
-        """Each layer's dictionary alone, and all of them at once."""
-        # With one layer, that layer alone and all at once are the same set, measured once.
-        everything = tuple(sorted(transcoders))
-        sets = list(dict.fromkeys([*((layer,) for layer in everything), everything]))
-        new_zeros = [layers for layers in sets if layers not in self._zero]
+        self, dictionaries: DictionarySet, ctx: Optional[WorkContext] = None
+    ) -> tuple[dict[Site, DownstreamQuality], DownstreamQuality]:
+        """Each module's dictionary alone, and all of them at once."""
+        # With one module, it alone and all at once are the same set, measured once.
+        mine = dictionaries.sites
+        everything = mine if self._division is None else self._division.everything
+        sets = list(dict.fromkeys([*((site,) for site in mine), everything]))
+        new_zeros = [sites for sites in sets if sites not in self._zero]
         zero_sums = dict.fromkeys(new_zeros, 0.0)
         original, n = 0.0, 0
-        spliced = {layers: [0.0, 0.0] for layers in sets}
+        spliced = {sites: [0.0, 0.0] for sites in sets}
         rows = np.arange(self._corpus.n_sequences)
         for start in range(0, rows.size, self._per_pass):
             part = rows[start : start + self._per_pass]
@@ -236,29 +286,59 @@ class DownstreamMeter:
             original += one.cross_entropy(reference)
             n += one.n
             passes = len(sets) + len(new_zeros)
-            for i, layers in enumerate(sets):
+            for i, sites in enumerate(sets):
                 _say(ctx, start + len(part) * i / passes, rows.size)
-                found = one.log_probabilities({layer: transcoders[layer] for layer in layers})
-                spliced[layers][0] += one.cross_entropy(found)
-                spliced[layers][1] += float(
+                replacements = self._replacements(dictionaries, sites, everything, one.keep)
+                found = one.log_probabilities(replacements)
+                spliced[sites][0] += one.cross_entropy(found)
+                spliced[sites][1] += float(
                     F.kl_div(found, reference, reduction="sum", log_target=True)
                 )
-            for i, layers in enumerate(new_zeros, len(sets)):
+            for i, sites in enumerate(new_zeros, len(sets)):
                 _say(ctx, start + len(part) * i / passes, rows.size)
-                found = one.log_probabilities(dict.fromkeys(layers))
-                zero_sums[layers] += one.cross_entropy(found)
-        self._zero.update({layers: total / max(n, 1) for layers, total in zero_sums.items()})
+                found = one.log_probabilities(
+                    dictionaries.replacements(sites, one.keep, zeros=True)
+                )
+                zero_sums[sites] += one.cross_entropy(found)
+        self._zero.update({sites: total / max(n, 1) for sites, total in zero_sums.items()})
         quality = {
-            layers: DownstreamQuality(
-                original / max(n, 1), ce / max(n, 1), self._zero[layers], kl / max(n, 1)
+            sites: DownstreamQuality(
+                original / max(n, 1), ce / max(n, 1), self._zero[sites], kl / max(n, 1)
             )
-            for layers, (ce, kl) in spliced.items()
+            for sites, (ce, kl) in spliced.items()
         }
-        return {layer: quality[(layer,)] for layer in transcoders}, quality[everything]
+        return {site: quality[(site,)] for site in mine}, quality[everything]
+
+    def _replacements(
+        self,
+        dictionaries: DictionarySet,
+        sites: tuple[Site, ...],
+        everything: tuple[Site, ...],
+        keep: Tensor,
+    ) -> Mapping[Site, Replacement]:
+        """Functions for ``ModelAdapter.replaced``. What is in place of all modules at once, each
+        process computes at its own sites and gives to the others."""
+        if self._division is None or sites != everything:
+            return dictionaries.replacements(sites, keep)
+        own = dictionaries.replacements(dictionaries.sites, keep)
+        peers, owner = self._division.peers, self._division.owner
+        return {site: _given(own.get(site), owner(site), peers) for site in everything}
+
+
+def _given(own: Optional[Replacement], owner: int, peers: Peers) -> Replacement:
+    """What process ``owner`` writes by its ``own`` replacement, in all processes."""
+
+    def replace(inputs: Tensor, outputs: Tensor) -> Tensor:
+        written = torch.empty_like(outputs) if own is None else own(inputs, outputs)
+        written = written.contiguous()
+        peers.broadcast(written, owner)
+        return written
+
+    return replace
 
 
 class _Pass:
-    """Forward passes over the same few sequences with different MLPs replaced."""
+    """Forward passes over the same few sequences with different modules replaced."""
 
     def __init__(
         self,
@@ -271,37 +351,22 @@ class _Pass:
         self._adapter, self._lock, self._ctx = adapter, lock, ctx
         sequences = corpus.take(rows)
         self._ids = torch.from_numpy(sequences.tokens.astype(np.int64)).to(adapter.device)
-        self._keep = torch.from_numpy(sequences.kept()).to(adapter.device)
+        self.keep = torch.from_numpy(sequences.kept()).to(adapter.device)
         self._score = torch.from_numpy(_scored(sequences)).to(adapter.device)
         self._targets = self._ids[:, 1:][self._score[:, :-1]]
         self.n = int(self._targets.numel())
 
-    def log_probabilities(self, replaced: Mapping[int, Optional[Transcoder]]) -> Tensor:
-        """``[n, V]`` at the scored positions; a transcoder of None stands for zeros."""
+    def log_probabilities(self, replacements: Mapping[Site, Replacement]) -> Tensor:
+        """``[n, V]`` at the scored positions."""
         if self._ctx is not None:
             self._ctx.check()
-        hooks = {layer: self._replacement(t) for layer, t in replaced.items()}
-        with self._lock, self._adapter.replaced_mlps(hooks):
+        with self._lock, self._adapter.replaced(replacements):
             logits = self._adapter.logits(self._ids)
         return logits[self._score].float().log_softmax(-1)
 
     def cross_entropy(self, log_probabilities: Tensor) -> float:
         """Summed over the scored positions, in nats."""
         return float(-_double(log_probabilities.gather(1, self._targets[:, None])).sum())
-
-    def _replacement(self, transcoder: Optional[Transcoder]) -> Callable[[Tensor, Tensor], Tensor]:
-        def replace(inputs: Tensor, outputs: Tensor) -> Tensor:
-            # At positions that dictionaries do not see, the MLP stays.
-            changed = outputs.clone()
-            if transcoder is None:
-                changed[self._keep] = 0.0
-            else:
-                x = inputs[self._keep].to(transcoder.W_E.device)
-                prediction, _ = reconstruct(transcoder, x)
-                changed[self._keep] = prediction.to(outputs.device, outputs.dtype)
-            return changed
-
-        return replace
 
 
 def _double(x: Tensor) -> Tensor:
@@ -322,6 +387,12 @@ def _scored(corpus: TokenCorpus) -> np.ndarray[tuple[int, ...], np.dtype[np.bool
 
 
 def _density(counts: Tensor, n: int) -> tuple[int, ...]:
-    alive = counts[counts > 0].cpu().numpy() / n
-    logs = np.clip(np.log10(alive), DENSITY_EDGES[0], DENSITY_EDGES[-1])
-    return tuple(int(c) for c in np.histogram(logs, DENSITY_EDGES)[0])
+    return _histogram(counts[counts > 0].cpu().numpy() / n, DENSITY_EDGES)
+
+
+def _histogram(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.floating]], edges: tuple[float, ...]
+) -> tuple[int, ...]:
+    """Counts of log10(values) between edges; what lies beyond counts in the first and last bin."""
+    logs = np.clip(np.log10(np.maximum(values, 1e-30)), edges[0], edges[-1])
+    return tuple(int(c) for c in np.histogram(logs, edges)[0])

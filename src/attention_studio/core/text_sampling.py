@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 import torch
 
@@ -54,18 +54,15 @@ def _continue(
     ctx: Optional[WorkContext],
 ) -> torch.Tensor:
     """Token ids ``[n, length]`` that start with ``first [n]``."""
-    model: Any = loaded.model
-    device = loaded.adapter.device
-    tokens = [first]
-    cache: Any = None
-    for _ in range(length - 1):
+    from attention_studio.core.generation import next_logits  # which knows corpora itself
+
+    tokens, cache = [first], None
+    for start in range(length - 1):
         if ctx is not None:
             ctx.check()
-        output = model(
-            input_ids=tokens[-1].to(device).unsqueeze(1), past_key_values=cache, use_cache=True
-        )
-        cache = output.past_key_values
-        # Drawn on the CPU in float32, so that the texts do not depend on the device's generator.
-        chances = output.logits[:, -1].float().softmax(-1).cpu()
+        logits, cache = next_logits(loaded.adapter, tokens[-1].unsqueeze(1), cache, start)
+        # Drawn on the CPU in float32, so that the texts do not depend on the device's generator;
+        # row by row, where ``choose_tokens`` gives all rows the same luck.
+        chances = logits.softmax(-1).cpu()
         tokens.append(torch.multinomial(chances, 1, generator=generator).squeeze(1))
     return torch.stack(tokens, 1)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from loguru import logger
 
 from attention_studio.core.corpus import CorpusError, TokenCorpus
+from attention_studio.core.distributed import DistributedError, Peers
 from attention_studio.core.host_memory import GIB, available_ram
-from attention_studio.core.training_config import TrainConfig
+from attention_studio.core.sites import Site
+from attention_studio.core.training_config import TrainConfig, TrainSettingsError
 from attention_studio.core.training_estimate import TrainEstimate
 from attention_studio.utils.errors import StudioError
 
 if TYPE_CHECKING:
     from attention_studio.core.loaded_model import LoadedModel
-
-
-class TrainSettingsError(StudioError):
-    """Settings that do not fit the model or the text."""
 
 
 class ExistingRunError(StudioError):
@@ -33,10 +32,10 @@ class TrainingDivergedError(StudioError):
     """The loss is no longer a number."""
 
 
-def diverged(layer: int, step: int, what: str, value: float) -> TrainingDivergedError:
-    """The error for a ``what`` (loss, FVU) of ``layer`` that is not a number any more."""
+def diverged(site: Site, step: int, what: str, value: float) -> TrainingDivergedError:
+    """The error for a ``what`` (loss, FVU) of a module that is not a number any more."""
     return TrainingDivergedError(
-        f"Training of layer {layer} diverged at step {step}",
+        f"Training of {site} diverged at step {step}",
         f"its {what} is {value}",
         "Start again with a lower learning rate",
     )
@@ -60,11 +59,19 @@ def check_fit(
         TrainSettingsError, CorpusError
     """
     n_layers = loaded.info.n_layers
-    if config.layers[-1] >= n_layers:
+    last = config.sites[-1].layer
+    if last >= n_layers:
         raise TrainSettingsError(
-            f"{loaded.info.name} has no layer {config.layers[-1]}",
+            f"{loaded.info.name} has no layer {last}",
             f"its layers are 0 to {n_layers - 1}",
             "Choose among them",
+        )
+    heads = config.qk_heads or loaded.info.n_heads
+    if config.attention_layers and config.attention_latents % heads:
+        raise TrainSettingsError(
+            f"{config.attention_latents} latents cannot be shared among {heads} QK heads",
+            "every QK head of a Lorsa has the same number of latents",
+            f"Choose attention_latents = {heads * max(1, config.attention_latents // heads)}",
         )
     for name, text in (("training", corpus), ("held-out", heldout)):
         if text.seq_len != config.seq_len:
@@ -83,6 +90,51 @@ def check_fit(
         raise CorpusError("The held-out text is too short to measure anything on")
 
 
+def check_peers(
+    peers: Peers, settings: Mapping[str, Any], sources: Mapping[str, Any], step: int
+) -> None:
+    """Refuse a run that is not the same for all its processes.
+
+    Args:
+        settings, sources: of the run's identity.
+        step: where it begins.
+
+    Raises:
+        DistributedError: says what differs.
+    """
+    mine = {"settings": dict(settings), "sources": dict(sources), "step": step}
+    for rank, theirs in enumerate(peers.gather(mine)):
+        differs = [name for name in mine if mine[name] != theirs[name]]
+        if differs:
+            raise DistributedError(
+                f"Process {rank} has another {differs[0]} than process {peers.rank}",
+                "all processes of a run must see the same text, model and folder",
+                "Start all of them with the same command, on files that they share",
+            )
+
+
+def buffer_on_disk(
+    estimate: TrainEstimate, config: TrainConfig, max_ram_gb: Optional[float]
+) -> bool:
+    """Whether harvested blocks are kept on disk: as the settings say, or where they would take
+    more than half of the free memory (``max_ram_gb`` GiB, None: what the machine has) or more than
+    the rest of the run leaves of it."""
+    if config.buffer == "auto":
+        available = available_ram(max_ram_gb)
+        return 2 * estimate.block_bytes > available or estimate.memory_bytes > available
+    return config.buffer == "disk"
+
+
+def clt_on_disk(estimate: TrainEstimate, config: TrainConfig, max_ram_gb: Optional[float]) -> bool:
+    """Whether a cross-layer transcoder's decoders are kept on disk: as the settings say, or where
+    they would take more than half of the free memory."""
+    if config.mlp != "clt" or not config.layers:
+        return False
+    if config.clt_store == "auto":
+        return 2 * estimate.decoder_bytes > available_ram(max_ram_gb)
+    return config.clt_store == "disk"
+
+
 def check_memory(estimate: TrainEstimate, config: TrainConfig, max_ram_gb: Optional[float]) -> None:
     """Refuse a run that would not fit into memory (``max_ram_gb`` GiB, None: what is free).
 
@@ -90,15 +142,19 @@ def check_memory(estimate: TrainEstimate, config: TrainConfig, max_ram_gb: Optio
         TrainingMemoryError: says what would fit.
     """
     available = available_ram(max_ram_gb)
-    if estimate.memory_bytes <= available:
+    needed = estimate.memory_bytes
+    if buffer_on_disk(estimate, config, max_ram_gb):
+        needed -= estimate.block_bytes
+    if clt_on_disk(estimate, config, max_ram_gb):
+        needed -= estimate.decoder_bytes
+    if needed <= available:
         return
-    needed = estimate.memory_bytes - estimate.block_bytes
-    fitting = int(config.block_tokens * (available - needed) / max(estimate.block_bytes, 1))
-    fitting -= fitting % config.batch_tokens
+    if estimate.memory_bytes - estimate.block_bytes - estimate.decoder_bytes <= available:
+        todo = "Choose buffer = auto and clt_store = auto, which use the disk"
+    else:
+        todo = "Choose fewer layers or latents"
     raise TrainingMemoryError(
-        f"Training would need {estimate.memory_bytes / GIB:.1f} GiB of memory",
+        f"Training would need {needed / GIB:.1f} GiB of memory",
         f"{available / GIB:.1f} GiB are free",
-        f"Choose block_tokens = {fitting}"
-        if fitting >= config.batch_tokens
-        else "Choose fewer layers or latents",
+        todo,
     )

@@ -1,38 +1,60 @@
-"""A complete replacement model on disk: one safetensors file per layer and a manifest.
+"""A complete replacement model on disk: one safetensors file per dictionary and a manifest.
 
-    manifest.json            what was trained, on which model, on which text, and how well
-    layer_00.safetensors     the folded transcoder of layer 0
+    manifest.json              what was trained, on which model, on which text, and how well
+    mlp_00.safetensors         the folded transcoder of layer 0
+    attention_00.safetensors   the folded Lorsa of layer 0
+    clt_00.safetensors         layer 0's part of a folded cross-layer transcoder
 
 The manifest holds each file's SHA-256 and is written last, so a folder either has a whole CRM or
-no manifest. Loading trusts nothing: headers are checked against the manifest before any tensor is
-read, and tensors before they are used.
+no manifest. Loading trusts nothing: headers and hashes are checked against the manifest before any
+tensor is read, and tensors before they are used.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal, Optional
+from typing import Any, Final, Literal, Optional, TypeVar, Union
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 
 from attention_studio import __version__
-from attention_studio.core.dictionaries.transcoder import (
-    Transcoder,
-    TranscoderConfig,
-    UnfoldedDictionaryError,
+from attention_studio.core.dictionaries.clt import CrossLayerTranscoder
+from attention_studio.core.dictionaries.clt_config import CrossLayerTranscoderConfig
+from attention_studio.core.dictionaries.clt_files import clt_file, load_clt, write_clt_layer
+from attention_studio.core.dictionaries.dictionary_set import DictionarySet
+from attention_studio.core.dictionaries.lorsa import Lorsa
+from attention_studio.core.dictionaries.lorsa_config import LorsaConfig
+from attention_studio.core.dictionaries.tensor_files import (
+    CRMFormatError,
+    check_hash,
+    check_safetensors_header,
+    check_values,
 )
+from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
+from attention_studio.core.distributed import Peers
 from attention_studio.core.model_adapter import HOOK_CONVENTION
 from attention_studio.core.model_records import ModelInfo
+from attention_studio.core.sites import Site, SiteKind
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.files import (
     FileReadError,
@@ -42,16 +64,23 @@ from attention_studio.utils.files import (
     sha256_file,
     write_json_atomic,
 )
+from attention_studio.utils.progress import WorkContext
 from attention_studio.utils.ranges import show_ranges
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _MAX_MANIFEST_BYTES = 16 << 20
-_MAX_HEADER_BYTES = 1 << 20
+_OUR_FILES = re.compile(r"(mlp|attention|clt)_[0-9]{2,6}\.safetensors")
+_CONFIGS: dict[str, Any] = {
+    "transcoder": TranscoderConfig,
+    "lorsa": LorsaConfig,
+    "clt": CrossLayerTranscoderConfig,
+}
 
-
-class CRMFormatError(StudioError):
-    """A CRM folder is incomplete or holds something other than it should; names file and field."""
+DictionaryKind = Literal["transcoder", "lorsa", "clt"]
+_Module = TypeVar("_Module", Transcoder, Lorsa)
+_Config = Union[TranscoderConfig, LorsaConfig, CrossLayerTranscoderConfig]
+_Writer = tuple[DictionaryKind, int, _Config, Callable[[Path], None]]
 
 
 class CRMMismatchError(StudioError):
@@ -84,15 +113,29 @@ class ModelReference(BaseModel):
 
 
 class DictionaryEntry(BaseModel):
-    """One layer's dictionary: its file and how well it does on held-out text."""
+    """One module's dictionary: its kind, its file and how well it does on held-out text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: DictionaryKind
+    layer: int = Field(ge=0)
     # A plain name: a manifest must not be able to point outside its folder.
-    file: str = Field(pattern=r"^layer_[0-9]{2,6}\.safetensors$")
+    file: str = Field(pattern=r"^(mlp|attention|clt)_[0-9]{2,6}\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    config: TranscoderConfig
+    config: _Config
     metrics: dict[str, Optional[float]] = Field(default_factory=dict)
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _config_of_its_kind(cls, config: Any, info: ValidationInfo) -> Any:
+        """Three kinds of configuration look alike: the kind says which one is meant."""
+        shape = _CONFIGS.get(info.data.get("kind", ""))
+        return config if shape is None or isinstance(config, shape) else shape(**config)
+
+    @property
+    def site(self) -> Site:
+        """The module that it stands in for."""
+        return Site(self.layer, "attention" if self.kind == "lorsa" else "mlp")
 
 
 class TrainingRecord(BaseModel):
@@ -107,96 +150,167 @@ class TrainingRecord(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, Optional[float]] = Field(default_factory=dict)
-    layer_metrics: dict[int, dict[str, Optional[float]]] = Field(default_factory=dict)
 
 
 class CRMManifest(BaseModel):
-    """Everything about a CRM except its weights. ``layers`` are ascending."""
+    """Everything about a CRM except its weights. ``dictionaries`` go by the name of their module
+    (``mlp_03``, ``attention_03``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     model: ModelReference
     hook_convention: str
-    layers: tuple[int, ...] = Field(min_length=1)
-    dictionaries: dict[int, DictionaryEntry]
+    dictionaries: dict[str, DictionaryEntry] = Field(min_length=1)
     training: TrainingRecord
     created: str
     versions: dict[str, str]
 
     @model_validator(mode="after")
     def _consistent(self) -> CRMManifest:
-        if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError("layers must be ascending, each named once")
-        if set(self.layers) != set(self.dictionaries):
-            raise ValueError("layers and dictionaries name different layers")
-        if self.layers[0] < 0 or self.layers[-1] >= self.model.n_layers:
-            raise ValueError(f"layers must lie within 0 … {self.model.n_layers - 1}")
-        for layer, entry in self.dictionaries.items():
+        for name, entry in self.dictionaries.items():
+            if name != entry.site.name:
+                raise ValueError(f"the dictionary of {entry.site.name} goes by the name {name}")
+            if entry.layer >= self.model.n_layers:
+                raise ValueError(f"layers must lie within 0 … {self.model.n_layers - 1}")
             if entry.config.d_model != self.model.d_model:
-                raise ValueError(f"the d_model of layer {layer} is not the model's")
-            if entry.file != layer_file(layer):
-                raise ValueError(f"the file of layer {layer} must be {layer_file(layer)}")
+                raise ValueError(f"the d_model of {name} is not the model's")
+            if entry.file != dictionary_file(entry.kind, entry.layer):
+                raise ValueError(
+                    f"the file of {name} must be {dictionary_file(entry.kind, entry.layer)}"
+                )
+        self.clt_config()
         return self
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The modules that have a dictionary, in order of the forward pass."""
+        return tuple(sorted(entry.site for entry in self.dictionaries.values()))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the dictionaries' weights: the SHA-256 of the lines "file hash", sorted."""
+        lines = sorted(f"{entry.file} {entry.sha256}\n" for entry in self.dictionaries.values())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def layers_of(self, kind: SiteKind) -> tuple[int, ...]:
+        """The layers whose MLP or attention has a dictionary, ascending."""
+        return tuple(site.layer for site in self.sites if site.kind == kind)
+
+    def clt_config(self) -> Optional[CrossLayerTranscoderConfig]:
+        """The cross-layer transcoder's configuration, or None if there is none.
+
+        Raises:
+            ValueError: its layers do not tell the same, or one is missing.
+        """
+        parts = {e.layer: e.config for e in self.dictionaries.values() if e.kind == "clt"}
+        configs = [c for c in parts.values() if isinstance(c, CrossLayerTranscoderConfig)]
+        if not configs:
+            return None
+        if any(config != configs[0] for config in configs):
+            raise ValueError("the layers of the cross-layer transcoder tell different shapes")
+        if tuple(sorted(parts)) != configs[0].layers:
+            raise ValueError(f"the cross-layer transcoder must have layers {configs[0].layers}")
+        return configs[0]
 
 
 @dataclass(frozen=True)
 class LoadedCRM:
-    """A CRM in memory: folded transcoders in float32 on the CPU, by layer."""
+    """A CRM in memory: folded dictionaries in float32 on the CPU."""
 
     manifest: CRMManifest
-    transcoders: dict[int, Transcoder]
+    dictionaries: DictionarySet
 
 
-def layer_file(layer: int) -> str:
-    """The name of a layer's file within the folder."""
-    return f"layer_{layer:02d}.safetensors"
+def dictionary_file(kind: DictionaryKind, layer: int) -> str:
+    """The name of a dictionary's file within the folder."""
+    if kind == "clt":
+        return clt_file(layer)
+    return Site(layer, "attention" if kind == "lorsa" else "mlp").name + ".safetensors"
 
 
 def save_crm(
     folder: Path,
-    transcoders: Mapping[int, Transcoder],
+    dictionaries: DictionarySet,
     info: ModelInfo,
     training: Optional[TrainingRecord] = None,
+    metrics: Optional[Mapping[Site, dict[str, Optional[float]]]] = None,
+    peers: Optional[Peers] = None,
 ) -> CRMManifest:
-    """Write a CRM; transcoders that still carry training scales are folded (in a copy) first.
+    """Write a CRM; dictionaries that still carry training scales are folded (in a copy) first.
 
     New files are all written beside their places before any of them appears; an existing CRM in
     ``folder`` is replaced. The manifest goes first and comes last, so that at no moment a manifest
     describes files of another version.
 
+    Args:
+        metrics: of each module's dictionary, by name.
+        peers: processes that have the CRM's other dictionaries; each writes its own, all into the
+            same folder, and the first one writes the manifest.
+
     Raises:
         FileWriteError: the disk is full, the folder is read-only, and the like.
+        LostProcessError: another process is gone.
     """
-    training = training or TrainingRecord()
     folder = Path(folder)
-    entries: dict[int, DictionaryEntry] = {}
+    entries: dict[str, DictionaryEntry] = {}
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
-        for layer in sorted(transcoders):
-            temporary = files.enter_context(atomic_write(folder / layer_file(layer)))
-            safetensors.torch.save_file(_folded_tensors(transcoders[layer]), temporary)
-            entries[layer] = DictionaryEntry(
-                file=layer_file(layer),
+        for kind, layer, config, write in _writers(dictionaries):
+            temporary = files.enter_context(atomic_write(folder / dictionary_file(kind, layer)))
+            write(temporary)
+            site = Site(layer, "attention" if kind == "lorsa" else "mlp")
+            entries[site.name] = DictionaryEntry(
+                kind=kind,
+                layer=layer,
+                file=dictionary_file(kind, layer),
                 sha256=sha256_file(temporary),
-                config=transcoders[layer].config,
-                metrics=training.layer_metrics.get(layer, {}),
+                config=config,
+                metrics=(metrics or {}).get(site, {}),
             )
+        if peers is not None:
+            entries = _everyones(entries, peers)
         manifest = CRMManifest(
             format_version=FORMAT_VERSION,
             model=ModelReference.of(info),
             hook_convention=HOOK_CONVENTION,
-            layers=tuple(entries),
             dictionaries=entries,
-            training=training,
+            training=training or TrainingRecord(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=_versions(),
         )
-        with explain_write_errors(folder):
-            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        if peers is None or peers.is_first:
+            with explain_write_errors(folder):
+                (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        if peers is not None:
+            peers.barrier()
+    if peers is not None:
+        peers.barrier()  # every file is in its place
+        if not peers.is_first:
+            peers.barrier()
+            return manifest
     write_json_atomic(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
+    kept = {entry.file for entry in entries.values()}
+    for old in folder.glob("*.safetensors"):
+        # What a replaced CRM had more of; the manifest no longer names it.
+        if old.name not in kept and _OUR_FILES.fullmatch(old.name):
+            old.unlink(missing_ok=True)
+    if peers is not None:
+        peers.barrier()
     return manifest
+
+
+def _everyones(entries: Mapping[str, DictionaryEntry], peers: Peers) -> dict[str, DictionaryEntry]:
+    """The entries of all processes, in the order of the forward pass."""
+    mine = [entry.model_dump(mode="json") for entry in entries.values()]
+    found = [DictionaryEntry(**entry) for some in peers.gather(mine) for entry in some]
+    return {entry.site.name: entry for entry in sorted(found, key=_place)}
+
+
+def _place(entry: DictionaryEntry) -> tuple[int, int]:
+    """Where ``_writers`` has it: transcoders, Lorsas, the cross-layer transcoder, by layer."""
+    return list(_CONFIGS).index(entry.kind), entry.layer
 
 
 def load_manifest(folder: Path) -> CRMManifest:
@@ -236,35 +350,52 @@ def load_manifest(folder: Path) -> CRMManifest:
 def load_crm(
     folder: Path,
     expected: Optional[ModelInfo] = None,
-    layers: Optional[Sequence[int]] = None,
+    sites: Optional[Iterable[Site]] = None,
+    ctx: Optional[WorkContext] = None,
 ) -> LoadedCRM:
     """Read a CRM.
 
     Args:
         folder: the CRM's folder.
         expected: the model that it must belong to.
-        layers: the layers that are needed; None: all that the manifest names.
+        sites: the modules that are needed; None: all that the manifest names. A cross-layer
+            transcoder comes as a whole.
+        ctx: a way to cancel, while files are hashed.
 
     Raises:
         CRMFormatError: the folder is damaged; names file and tensor or field.
-        CRMMismatchError: it belongs to another model, or lacks a layer.
+        CRMMismatchError: it belongs to another model, or lacks a module.
         UnfoldedDictionaryError: a dictionary still needs its training scales.
+        Cancelled: through ``ctx``.
     """
     folder = Path(folder)
     manifest = load_manifest(folder)
     if expected is not None:
         check_model(manifest, expected, folder)
-    wanted = manifest.layers if layers is None else tuple(layers)
-    missing = sorted(set(wanted) - set(manifest.layers))
+    wanted = set(manifest.sites if sites is None else sites)
+    missing = sorted(wanted - set(manifest.sites))
     if missing:
         raise CRMMismatchError(
-            f"{folder} has no dictionary for layer{'s' if len(missing) > 1 else ''} "
-            + ", ".join(map(str, missing)),
-            f"it was trained for layers {show_ranges(manifest.layers)}",
-            "Train the missing layers or choose another folder",
+            f"{folder} has no dictionary for {', '.join(map(str, missing))}",
+            f"it was trained for {_told(manifest)}",
+            "Train the missing ones or choose another folder",
         )
-    transcoders = {layer: _load_layer(folder, manifest.dictionaries[layer]) for layer in wanted}
-    return LoadedCRM(manifest, transcoders)
+    transcoders: dict[int, Transcoder] = {}
+    lorsas: dict[int, Lorsa] = {}
+    for entry in manifest.dictionaries.values():
+        if entry.site not in wanted:
+            continue
+        if isinstance(entry.config, TranscoderConfig):
+            transcoders[entry.layer] = _load(folder, entry, Transcoder(entry.config), ctx)
+        elif isinstance(entry.config, LorsaConfig):
+            lorsas[entry.layer] = _load(folder, entry, Lorsa(entry.config), ctx)
+    clt, config = None, manifest.clt_config()
+    if config is not None and wanted & {Site(layer, "mlp") for layer in config.layers}:
+        parts = {e.layer: e for e in manifest.dictionaries.values() if e.kind == "clt"}
+        files = {layer: folder / entry.file for layer, entry in parts.items()}
+        hashes = {layer: entry.sha256 for layer, entry in parts.items()}
+        clt = load_clt(config, files, hashes, ctx)
+    return LoadedCRM(manifest, DictionarySet(transcoders, lorsas, clt))
 
 
 def check_model(manifest: CRMManifest, expected: ModelInfo, folder: Path) -> None:
@@ -291,123 +422,64 @@ def check_model(manifest: CRMManifest, expected: ModelInfo, folder: Path) -> Non
         )
 
 
-def _load_layer(folder: Path, entry: DictionaryEntry) -> Transcoder:
+def _load(
+    folder: Path, entry: DictionaryEntry, module: _Module, ctx: Optional[WorkContext]
+) -> _Module:
+    """Fill ``module`` from an entry's file."""
     path = folder / entry.file
     if not path.is_file():
         raise CRMFormatError(
             f"{path} is missing", "the manifest names it", "Restore the file or train again"
         )
-    shapes = entry.config.tensor_shapes()
-    check_safetensors_header(path, shapes)
-    if sha256_file(path) != entry.sha256:
-        raise CRMFormatError(
-            f"{path} is not the file that was saved",
-            "its sha256 differs from the manifest's",
-            "Restore the file or train again",
-        )
+    assert not isinstance(entry.config, CrossLayerTranscoderConfig)  # load_clt reads those
+    check_safetensors_header(path, entry.config.tensor_shapes())
+    check_hash(path, entry.sha256, ctx)
     try:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise CRMFormatError(f"{path} cannot be read", str(error)) from error
-    _check_values(path, tensors)
-    transcoder = Transcoder(entry.config)
-    transcoder.load_state_dict(tensors, assign=True)
-    for parameter in transcoder.parameters():
+    check_values(path, tensors)
+    module.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    for parameter in module.parameters():
         parameter.requires_grad_(False)
-    return transcoder
+    return module
 
 
-def _check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name in ("input_scale", "output_scale"):
-        if tensors[name].item() != 1.0:
-            raise UnfoldedDictionaryError(
-                f"{path} is not folded",
-                f"its {name} is {tensors[name].item():g}, so its weights do not fit raw "
-                "activations",
-                "Fold it (Transcoder.fold) and save it again",
-            )
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise CRMFormatError(
-                f"{path}: {name} holds values that are not finite",
-                "",
-                "Train again, with a lower learning rate if training diverged",
-            )
-    if "threshold" in tensors and bool((tensors["threshold"] < 0).any()):
-        raise CRMFormatError(f"{path}: threshold holds negative values", "", "Train again")
+def _writers(dictionaries: DictionarySet) -> Iterator[_Writer]:
+    """Kind, layer, configuration, and a function that writes the file, of every dictionary."""
+    for layer, transcoder in sorted(dictionaries.transcoders.items()):
+        yield "transcoder", layer, transcoder.config, partial(_write_module, transcoder)
+    for layer, lorsa in sorted(dictionaries.lorsas.items()):
+        yield "lorsa", layer, lorsa.config, partial(_write_module, lorsa)
+    clt = dictionaries.clt
+    for i, layer in enumerate(() if clt is None else clt.config.layers):
+        assert clt is not None  # else there are no layers
+        yield "clt", layer, clt.config, partial(_write_clt_layer, clt, i)
 
 
-def check_safetensors_header(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that a file's header declares exactly ``shapes``, all float32, filling the file.
-
-    Only the header is read, and never more of it than a sane one has.
-
-    Raises:
-        CRMFormatError: names the file and the tensor.
-    """
-
-    def refuse(what: str, why: str = "") -> CRMFormatError:
-        return CRMFormatError(f"{path}: {what}", why, "Restore the file or train again")
-
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-                raise refuse("is not a safetensors file", f"it declares a header of {length} bytes")
-            header = json.loads(stream.read(length).decode("utf-8"))
-    except OSError as error:
-        raise refuse("cannot be read", error.strerror or str(error)) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise refuse("its header is not valid JSON", str(error)) from error
-    if not isinstance(header, dict):
-        raise refuse("its header is not a table of tensors")
-    header.pop("__metadata__", None)
-    for name in shapes:
-        if name not in header:
-            raise refuse(f"tensor {name} is missing")
-    extra = sorted(set(header) - set(shapes))
-    if extra:
-        raise refuse(f"tensor {extra[0]!r} does not belong there")
-    for name, shape in shapes.items():
-        entry = header[name] if isinstance(header[name], dict) else {}
-        if entry.get("dtype") != "F32":
-            raise refuse(f"{name} has type {entry.get('dtype')!r}", "float32 (F32) is expected")
-        if entry.get("shape") != list(shape):
-            raise refuse(f"{name} has shape {entry.get('shape')}", f"{list(shape)} is expected")
-    spans = [header[name].get("data_offsets") for name in shapes]
-    if not all(_is_span(span) for span in spans):
-        raise refuse("a tensor's data_offsets are not a pair of numbers")
-    position = 0
-    for (start, stop), name in sorted(zip(spans, shapes, strict=True)):
-        count = 1
-        for extent in shapes[name]:
-            count *= extent
-        if start != position or stop - start != 4 * count:
-            raise refuse(f"the data_offsets of {name} do not fit its shape")
-        position = stop
-    if 8 + length + position != size:
-        raise refuse(
-            "is cut short or has something appended",
-            f"it has {size:,} bytes and {8 + length + position:,} are expected",
-        )
+def _write_clt_layer(clt: CrossLayerTranscoder, i: int, path: Path) -> None:
+    write_clt_layer(path, clt, i)
 
 
-def _is_span(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in value)
-    )
+def _write_module(module: Union[Transcoder, Lorsa], path: Path) -> None:
+    safetensors.torch.save_file(_folded_tensors(module), path)
 
 
-def _folded_tensors(transcoder: Transcoder) -> dict[str, Tensor]:
-    if not transcoder.is_folded:
-        transcoder = copy.deepcopy(transcoder)
-        transcoder.fold()
+def _told(manifest: CRMManifest) -> str:
+    kinds: tuple[SiteKind, ...] = ("attention", "mlp")
+    parts = [
+        f"{kind} {show_ranges(found)}" for kind in kinds if (found := manifest.layers_of(kind))
+    ]
+    return " and ".join(parts)
+
+
+def _folded_tensors(module: Union[Transcoder, Lorsa]) -> dict[str, Tensor]:
+    if not module.is_folded:
+        module = copy.deepcopy(module)
+        module.fold()
     return {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in transcoder.state_dict().items()
+        for name, tensor in module.state_dict().items()
     }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from attention_studio.core.dictionaries import activation_functions
+from attention_studio.core.dictionaries.sparse_dictionary import SparseDictionary, fixed
 from attention_studio.core.dictionaries.transcoder_config import TranscoderConfig
 from attention_studio.utils.errors import StudioError
 
@@ -22,6 +22,7 @@ __all__ = [
     "Transcoder",
     "TranscoderConfig",
     "UnfoldedDictionaryError",
+    "bag_offsets",
     "bag_rows",
 ]
 
@@ -43,8 +44,14 @@ class SparseLatents(NamedTuple):
     latent: Tensor
     value: Tensor
 
+    @classmethod
+    def of(cls, activations: Tensor) -> SparseLatents:
+        """The active latents of dense activations ``[n, s]``, which are nowhere negative."""
+        token, latent = activations.nonzero(as_tuple=True)
+        return cls(token, latent, activations[token, latent])
 
-class Transcoder(nn.Module):
+
+class Transcoder(SparseDictionary):
     """A per-layer transcoder.
 
     Attributes:
@@ -53,56 +60,33 @@ class Transcoder(nn.Module):
         W_D: decoder ``[s, d]``, one row per latent.
         b_D: ``[d]``.
         W_skip: ``[d, d]`` or None; adds ``x @ W_skip``.
-        threshold: ``[s]`` for JumpReLU, a scalar for BatchTopK (the running mean of what training
-            selected), else None.
-        input_scale, output_scale: scalars by which ``x`` and ``y`` were multiplied in training;
-            1 once folded. ``forward`` takes and returns raw activations either way.
+        threshold, input_scale, output_scale: as in ``SparseDictionary``.
 
     A new transcoder has zero weights; ``core.training_init`` gives it a start and
     ``core.dictionaries.crm_folder`` loads a trained one.
     """
 
-    threshold: Optional[Tensor]
-    input_scale: Tensor
-    output_scale: Tensor
+    config: TranscoderConfig
 
     def __init__(self, config: TranscoderConfig) -> None:
         super().__init__()
         self.config = config
         s, d = config.d_latent, config.d_model
-        self.W_E = nn.Parameter(torch.zeros(s, d), requires_grad=False)
-        self.b_E = nn.Parameter(torch.zeros(s), requires_grad=False)
-        self.W_D = nn.Parameter(torch.zeros(s, d), requires_grad=False)
-        self.b_D = nn.Parameter(torch.zeros(d), requires_grad=False)
-        self.W_skip: Optional[nn.Parameter] = None
-        if config.skip:
-            self.W_skip = nn.Parameter(torch.zeros(d, d), requires_grad=False)
-        if config.activation == "jumprelu":
-            self.threshold = nn.Parameter(torch.zeros(s), requires_grad=False)
-        elif config.activation == "batchtopk":
-            self.register_buffer("threshold", torch.zeros(()))
-        else:
-            self.threshold = None
-        self.register_buffer("input_scale", torch.ones(()))
-        self.register_buffer("output_scale", torch.ones(()))
+        self.W_E = fixed(torch.zeros(s, d))
+        self.b_E = fixed(torch.zeros(s))
+        self.W_D = fixed(torch.zeros(s, d))
+        self.b_D = fixed(torch.zeros(d))
+        self.W_skip = fixed(torch.zeros(d, d)) if config.skip else None
+        self._start_threshold_and_scales()
 
     @property
-    def is_folded(self) -> bool:
-        """Whether the weights work on raw activations without the training scales."""
-        return self.input_scale.item() == 1.0 and self.output_scale.item() == 1.0
+    def decoder(self) -> Tensor:
+        """``W_D``."""
+        return self.W_D
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """``x [..., d]`` → ``x·W_Eᵀ + b_E``, ``[..., s]``."""
         return nn.functional.linear(x * self.input_scale, self.W_E, self.b_E)
-
-    def activate(self, pre: Tensor) -> Tensor:
-        """The activation function alone: pre-activations ``[..., s]`` → activations."""
-        if self.config.activation == "relu":
-            return activation_functions.relu(pre)
-        if self.config.activation == "topk":
-            return activation_functions.topk(pre, self.config.k)
-        assert self.threshold is not None  # both other kinds are built with one
-        return activation_functions.jumprelu(pre, self.threshold)
 
     def encode(self, x: Tensor) -> Tensor:
         """``x [..., d]`` → activations ``f [..., s]``."""
@@ -110,9 +94,7 @@ class Transcoder(nn.Module):
 
     def encode_sparse(self, x: Tensor) -> SparseLatents:
         """The active latents of ``x [n, d]``."""
-        activations = self.encode(x)
-        token, latent = activations.nonzero(as_tuple=True)
-        return SparseLatents(token, latent, activations[token, latent])
+        return SparseLatents.of(self.encode(x))
 
     def decode(self, f: Tensor, x: Optional[Tensor] = None) -> Tensor:
         """Activations ``f [..., s]`` → prediction ``[..., d]``.
@@ -124,9 +106,7 @@ class Transcoder(nn.Module):
 
     def decode_sparse(self, latents: SparseLatents, n: int, x: Optional[Tensor] = None) -> Tensor:
         """As ``decode``, from the active latents of ``n`` tokens: only their rows are read."""
-        counts = torch.bincount(latents.token, minlength=n)
-        offsets = torch.zeros(n + 1, dtype=torch.int64, device=counts.device)
-        torch.cumsum(counts, 0, out=offsets[1:])
+        offsets = bag_offsets(latents.token, n)
         return self._finish(bag_rows(self.W_D, latents.latent, offsets, latents.value), x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,12 +122,9 @@ class Transcoder(nn.Module):
         thresholds of JumpReLU and BatchTopK stay right as they are. Folding twice changes nothing.
         """
         self.W_E.mul_(self.input_scale)
-        self.W_D.div_(self.output_scale)
-        self.b_D.div_(self.output_scale)
         if self.W_skip is not None:
             self.W_skip.mul_(self.input_scale / self.output_scale)
-        self.input_scale.fill_(1.0)
-        self.output_scale.fill_(1.0)
+        self._fold_outputs()
 
     def _finish(self, y: Tensor, x: Optional[Tensor]) -> Tensor:
         y = y + self.b_D
@@ -156,6 +133,14 @@ class Transcoder(nn.Module):
                 raise ValueError("a transcoder with a skip connection decodes with its input")
             y = y + (x * self.input_scale) @ self.W_skip
         return y / self.output_scale
+
+
+def bag_offsets(bag: Tensor, bags: int) -> Tensor:
+    """Where each bag begins and ends, for ``bag_rows``: ``[bags + 1]`` from the ascending bag
+    numbers ``[m]`` of its entries."""
+    offsets = torch.zeros(bags + 1, dtype=torch.int64, device=bag.device)
+    torch.cumsum(torch.bincount(bag, minlength=bags), 0, out=offsets[1:])
+    return offsets
 
 
 def bag_rows(rows: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:

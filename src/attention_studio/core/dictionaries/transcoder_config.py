@@ -12,6 +12,19 @@ MAX_D_MODEL = 1 << 16
 MAX_D_LATENT = 1 << 22
 
 
+def check_selection(activation: ActivationKind, k: int, d_latent: int, norm_aware: bool) -> None:
+    """Check that a dictionary can select its latents like this.
+
+    Raises:
+        ValueError: says what does not fit.
+    """
+    ranks = activation in ("topk", "batchtopk")
+    if ranks and k > d_latent:
+        raise ValueError(f"k = {k} exceeds d_latent = {d_latent}")
+    if norm_aware and not ranks:
+        raise ValueError(f"norm_aware is for topk and batchtopk, and {activation} ranks nothing")
+
+
 class TranscoderConfig(BaseModel):
     """Shape and activation function of a transcoder.
 
@@ -22,6 +35,8 @@ class TranscoderConfig(BaseModel):
         k: latents kept per token (TopK) or on average (BatchTopK). For ReLU and JumpReLU it is
             what the trainer starts from, and has no part in the function itself.
         skip: whether ``x·W_skip`` is added to the prediction.
+        norm_aware: TopK and BatchTopK only. Latents are ranked by pre-activation times decoder
+            norm (``activation_functions.selection_weight``) instead of by pre-activation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,11 +46,11 @@ class TranscoderConfig(BaseModel):
     activation: ActivationKind = "topk"
     k: int = Field(default=32, ge=1)
     skip: bool = False
+    norm_aware: bool = False
 
     @model_validator(mode="after")
-    def _k_fits(self) -> TranscoderConfig:
-        if self.activation in ("topk", "batchtopk") and self.k > self.d_latent:
-            raise ValueError(f"k = {self.k} exceeds d_latent = {self.d_latent}")
+    def _fits_together(self) -> TranscoderConfig:
+        check_selection(self.activation, self.k, self.d_latent, self.norm_aware)
         return self
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
