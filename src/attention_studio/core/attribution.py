@@ -1,85 +1,88 @@
-"""Exact edges of a local linear model, by one sweep from the top layer down.
-
-The sweep carries, for a batch of targets, the gradient of each target's input with respect to the
-residual stream (rows, [n, T, d]). At every layer it reads off the edges from the writers there,
-adds the rows of the targets that read there, and goes on through the frozen attention. No autograd
-is involved: under the freezes every step is a matrix product (Ameisen et al. 2025, section
-"Attribution graphs"; Dunefsky et al. 2024 for the transcoder edges).
+"""Exact edges of a local linear model.
 
 An edge is ``value(source) * d input(target) / d value(source)``, direct paths only: other features
 keep their activation. Biases are summed per target, so that edges + bias = the target's input.
+
+There are two ways to the same edges. Where no attention is kept, ``attribution_closed`` has them as
+products of what is written with what is read. Elsewhere ``attribution_sweep`` carries gradients
+from the top layer down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from attention_studio.core.replacement_model import LocalModel
+from attention_studio.core.active_features import N_LEFT_OUT
+from attention_studio.core.attribution_closed import has_closed_form, trace_closed
+from attention_studio.core.attribution_plan import (
+    Group,
+    SourceOrder,
+    Sources,
+    Targets,
+    TracePlan,
+    plan_trace,
+    sources_of,
+)
+from attention_studio.core.attribution_sweep import KeptAttentions, Rows, Sweep, Writers
+from attention_studio.core.graph_edges import GraphEdges
+from attention_studio.core.replacement_model import LocalModel, StreamChange
+from attention_studio.core.sites import Site
 from attention_studio.utils.progress import WorkContext
 
+__all__ = [
+    "EdgeBatch",
+    "Precision",
+    "SourceOrder",
+    "Sources",
+    "Targets",
+    "TracedEdges",
+    "edges_into",
+    "sources_of",
+    "starts_apart",
+    "sweep_batches",
+    "target_values",
+    "total_effects",
+    "trace",
+]
 
-@dataclass(frozen=True)
-class Sources:
-    """The columns of an edge matrix: features, then errors, then token embeddings.
+Precision = Literal["float32", "bfloat16"]
 
-    Errors come layer by layer, position by position; embeddings position by position.
-    """
-
-    n_features: int
-    n_layers: int
-    length: int
-
-    @property
-    def n_errors(self) -> int:
-        """One error node for each layer and position."""
-        return self.n_layers * self.length
-
-    def __len__(self) -> int:
-        return self.n_features + self.n_errors + self.length
-
-    def errors(self, layer: int) -> slice:
-        """Columns of one layer's errors."""
-        start = self.n_features + layer * self.length
-        return slice(start, start + self.length)
-
-    @property
-    def embeddings(self) -> slice:
-        """Columns of the token embeddings."""
-        return slice(self.n_features + self.n_errors, len(self))
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Rows of an edge matrix: logit directions at positions, then features (by their number).
-
-    ``directions`` [k, d] are read after the final norm, ``direction_bias`` [k], ``positions`` [k].
-    ``features`` [m] are indices into the local model's active features.
-    """
-
-    directions: Tensor
-    direction_bias: Tensor
-    positions: Tensor
-    features: Tensor
-
-    def __len__(self) -> int:
-        return len(self.directions) + len(self.features)
+_FEW_ROWS = 256
+"""Positions are traced together until they have so many targets: products of fewer rows leave a
+processor waiting, more positions than needed make gradients longer than needed."""
+_SWEEP_BYTES = 1 << 29
+"""Bound on the gradients of one sweep."""
 
 
 @dataclass(frozen=True)
 class EdgeBatch:
-    """Edges into a batch of targets: ``weights`` [n, n_sources] and ``biases`` [n]."""
+    """Edges into some targets: ``weights`` [n, n_sources] and ``biases`` [n]."""
 
     weights: Tensor
     biases: Tensor
 
 
-def sources_of(local: LocalModel) -> Sources:
-    """The columns that every edge matrix of this local model has."""
-    return Sources(len(local.features), local.adapter.n_layers, len(local.ids))
+@dataclass(frozen=True)
+class TracedEdges:
+    """Edges into some targets.
+
+    Attributes:
+        edges: their weights. Logit directions are numbered from ``n_sources`` on.
+        target: [n] of each row its place in ``Targets``: logit directions, then features.
+        biases: [n] what biases add to it.
+        values: [n] what it reads in the model's own pass.
+    """
+
+    edges: GraphEdges
+    target: Tensor
+    biases: Tensor
+    values: Tensor
 
 
 def target_values(local: LocalModel, targets: Targets) -> Tensor:
@@ -91,172 +94,187 @@ def target_values(local: LocalModel, targets: Targets) -> Tensor:
 
 
 @torch.no_grad()
-def edges_into(local: LocalModel, targets: Targets) -> EdgeBatch:
-    """All edges into a batch of targets.
+def trace(
+    local: LocalModel,
+    targets: Targets,
+    precision: Precision = "float32",
+    batch: Optional[int] = None,
+    ctx: Optional[WorkContext] = None,
+    plan: Optional[TracePlan] = None,
+) -> TracedEdges:
+    """All edges into some targets.
 
-    Cost: for each layer below the highest target, about ``n * T * (4 d^2)`` multiplications for the
-    attention's value and output maps, plus ``n * d`` for each writer.
+    Args:
+        local: the prompt.
+        targets: what is traced.
+        precision: of the products. With bfloat16 sums are still taken in float32, and an edge is
+            off by some thousandths of what it is made of.
+        batch: at most so many targets in one sweep; None: as many as are fast. Changes no number
+            but in its rounding.
+        ctx: cancellation and progress.
+        plan: of these targets, if it is there already.
     """
-    sweep = _Sweep(local, targets)
-    for layer in reversed(range(sweep.top + 1)):
-        sweep.read_mlp_writers(layer)
-        sweep.add_targets(layer)
-        sweep.through_attention(layer)
-    sweep.read_embeddings()
-    return EdgeBatch(sweep.weights, sweep.biases)
+    ctx = ctx or WorkContext()
+    plan = plan or plan_trace(local, targets)
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    data = torch.from_numpy(np.empty(plan.layout.size, dtype=np.float32))
+    biases = local.on.new_empty(len(targets))
+    if has_closed_form(local):
+        on_device = data if local.on.device.type == "cpu" else data.to(local.on.device)
+        trace_closed(local, targets, plan, on_device, biases, dtype, ctx)
+        if on_device is not data:
+            data.copy_(on_device)
+    else:
+        attentions, writers = KeptAttentions(local, dtype), Writers(local, plan.order)
+        start = _from_the_start(local, targets, plan, attentions) if starts_apart(plan) else None
+        first, done = 0 if start is None else N_LEFT_OUT, 0
+        for part in sweep_batches(local, plan, batch):
+            ctx.check()
+            ctx.progress(done, len(targets), "Tracing")
+            rows = [_rows(targets, plan, group) for _, group in part]
+            sweep = Sweep(local, plan.order, attentions, writers, rows, first).run()
+            if start is not None:
+                mine = torch.cat([plan.target[group.rows] for _, group in part])
+                sweep.weights[:, : start.weights.shape[1]] = start.weights[mine]
+                sweep.biases += start.biases[mine]
+            _store(plan, part, sweep, data, biases)
+            done += sum(map(len, rows))
+    values = target_values(local, targets)[plan.target]
+    return TracedEdges(GraphEdges(plan.layout, data.numpy()), plan.target, biases, values)
+
+
+@torch.no_grad()
+def edges_into(local: LocalModel, targets: Targets) -> EdgeBatch:
+    """All edges into a few targets as one matrix, columns as in ``Sources``."""
+    traced = trace(local, targets)
+    order = torch.argsort(traced.target)
+    dense = torch.from_numpy(traced.edges.dense()).to(local.on.device)
+    return EdgeBatch(dense[order], traced.biases[order])
 
 
 @torch.no_grad()
 def total_effects(local: LocalModel, targets: Targets, ctx: WorkContext) -> Tensor:
-    """Total effect [n, n_features] of each active feature on each logit direction, all paths.
+    """Total effect [n, n_features] of each active feature on each target, all paths.
 
-    The same sweep, except that a feature's own input is reached through it: at each layer the
-    effect of its write is carried on to what it reads. This is the transpose of
+    The same sweep, except that a feature's own input is reached through it: at each module the
+    effect of what its features write is carried on to what they read. This is the transpose of
     ``LocalModel.push(features_respond=True)``. Effects are per feature, so already times its
-    activation; ``targets`` must hold logit directions only.
+    activation.
     """
-    sweep = _Sweep(local, targets)
-    features = local.features
-    for layer in reversed(range(local.adapter.n_layers)):
+    plan = plan_trace(local, targets)
+    attentions, writers = KeptAttentions(local), Writers(local, plan.order)
+    found = local.on.new_zeros(len(targets), len(plan.order.sources))
+    for part in sweep_batches(local, plan, None):
         ctx.check()
-        sweep.read_mlp_writers(layer)
-        here = features.of_layer(layer)
-        unit = sweep.weights[:, here] / features.activation[here]
-        inputs = torch.zeros_like(sweep.rows)
-        inputs.index_add_(
-            1, features.position[here], unit.unsqueeze(-1) * features.encoder[here].unsqueeze(0)
-        )
-        sweep.add_mlp_input(layer, inputs)
-        sweep.through_attention(layer)
-    return sweep.weights[:, : len(features)]
+        rows = [_rows(targets, plan, group) for _, group in part]
+        sweep = Sweep(local, plan.order, attentions, writers, rows).run(features_respond=True)
+        seen = torch.as_tensor(plan.order.order[: sweep.weights.shape[1]], device=found.device)
+        mine = torch.cat([plan.target[group.rows] for _, group in part])
+        found[mine.unsqueeze(1), seen] = sweep.weights
+    return found[:, : len(local.features)]
 
 
-def target_batches(local: LocalModel, features: Tensor, size: int) -> Sequence[Tensor]:
-    """Split feature targets into batches of about ``size``, high layers and late positions first.
+def starts_apart(plan: TracePlan) -> bool:
+    """Whether what the first positions write is pushed forwards instead of being swept for.
 
-    Neighbours in this order stop at similar layers and positions, so a batch wastes little.
+    No feature is active there, so their sources are few, and as cases of a forward push cheaper
+    than as one more position of the gradients of many targets.
     """
-    order = torch.argsort(
-        local.features.layer[features] * len(local.ids) + local.features.position[features],
-        descending=True,
-        stable=True,
+    order = plan.order
+    n_cases = int(order.start[N_LEFT_OUT]) + 1
+    return 2 * n_cases * (len(order.start) - 1) < len(plan.target)
+
+
+def _from_the_start(
+    local: LocalModel, targets: Targets, plan: TracePlan, attentions: KeptAttentions
+) -> EdgeBatch:
+    """Edges into all targets from the sources at the positions that dictionaries leave out, in the
+    order of ``SourceOrder``, and what biases of attention add from there."""
+    order, sources = plan.order, plan.order.sources
+    n = int(order.start[N_LEFT_OUT])
+    place = torch.as_tensor(order.place, device=local.on.device)
+    positions = torch.arange(N_LEFT_OUT, device=local.on.device)
+    written: list[tuple[Optional[Site], Tensor, Tensor]] = [
+        (None, place[sources.embeddings][positions], local.record.embedding[positions])
+    ]
+    for site, error in local.errors.items():
+        written.append((site, place[sources.errors(site)][positions], error[positions]))
+    for layer in range(local.adapter.n_layers):
+        attention = attentions.at(layer) if local.keeps_attention(layer) else None
+        if attention is not None and attention.bias is not None:
+            rows = attention.bias_scale[positions].unsqueeze(-1) * attention.bias
+            case = torch.full_like(positions, n)  # all biases together
+            written.append((Site(layer, "attention"), case, rows))
+    changes = [StreamChange(site, case, positions, rows) for site, case, rows in written]
+    found = local.push(n + 1, changes, features_respond=False)
+    normed = local.adapter.final_norm().push(found.resid_final, local.record.final_scale)
+    logits = torch.einsum("nkd,kd->kn", normed[:, targets.positions], targets.directions)
+    every = torch.cat([logits, found.features[:, targets.features].T])
+    return EdgeBatch(every[:, :n], every[:, n])
+
+
+def _rows(targets: Targets, plan: TracePlan, group: Group) -> Rows:
+    chosen, n_logits = plan.target[group.rows], len(targets.directions)
+    logits, features = chosen[chosen < n_logits], chosen[chosen >= n_logits] - n_logits
+    return Rows(
+        site=group.site,
+        position=group.position,
+        features=targets.features[features],
+        directions=targets.directions[logits],
+        direction_bias=targets.direction_bias[logits],
     )
-    return torch.split(features[order], size)
 
 
-class _Sweep:
-    """The state of one sweep: gradient rows, and what has been read off so far."""
+Batch = Sequence[tuple[int, Group]]
+"""Groups that are traced together, each with its number in the plan."""
 
-    def __init__(self, local: LocalModel, targets: Targets) -> None:
-        self.local = local
-        self.adapter = local.adapter
-        self.record = local.record
-        self.targets = targets
-        self.sources = sources_of(local)
-        n_logits, features = len(targets.directions), local.features
-        self.target_layer = features.layer[targets.features]
-        self.target_position = features.position[targets.features]
-        last = [0, *targets.positions.tolist(), *self.target_position.tolist()]
-        self.length = max(last) + 1
-        """A target reads nothing later than its own position."""
-        any_logit = n_logits > 0
-        highest = int(self.target_layer.max()) if len(targets.features) else -1
-        self.top = self.adapter.n_layers - 1 if any_logit else highest
-        d = self.adapter.d_model
-        self.rows = local.errors.new_zeros(len(targets), self.length, d)
-        self.weights = local.errors.new_zeros(len(targets), len(self.sources))
-        self.biases = local.errors.new_zeros(len(targets))
-        self._parallel_rows = None if not self.adapter.parallel else torch.zeros_like(self.rows)
-        if any_logit:
-            norm = self.adapter.final_norm()
-            scale = self.record.final_scale[targets.positions]
-            self.rows[torch.arange(n_logits), targets.positions] = norm.pull(
-                targets.directions, scale
-            )
-            self.biases[:n_logits] = targets.direction_bias
-            if norm.bias is not None:
-                self.biases[:n_logits] += targets.directions @ norm.bias
 
-    def read_mlp_writers(self, layer: int) -> None:
-        """Edges from what the MLP of ``layer`` writes: features, error, decoder bias, skip."""
-        local, features, length = self.local, self.local.features, self.length
-        here = features.of_layer(layer)
-        positions = features.position[here]
-        writes = features.decoder[here] * features.activation[here].unsqueeze(-1)
-        counts = torch.bincount(positions, minlength=length).tolist()
-        start = 0
-        for position, count in enumerate(counts[:length]):
-            if count:
-                column = here.start + start
-                self.weights[:, column : column + count] = (
-                    self.rows[:, position] @ writes[start : start + count].T
-                )
-            start += count
-        error = local.errors[layer, :length]
-        columns = self.sources.errors(layer)
-        self.weights[:, columns.start : columns.start + length] = torch.einsum(
-            "ntd,td->nt", self.rows, error
-        )
-        transcoder = local.transcoders.get(layer)
-        if transcoder is None:
-            return
-        replaced = local.replaced[layer, :length].to(self.rows.dtype)
-        self.biases += torch.einsum("ntd,t,d->n", self.rows, replaced, transcoder.b_D)
-        if transcoder.W_skip is not None:
-            inputs = (self.rows @ transcoder.W_skip.T) * replaced.unsqueeze(-1)
-            self.add_mlp_input(layer, inputs)
+def sweep_batches(local: LocalModel, plan: TracePlan, batch: Optional[int]) -> Iterator[Batch]:
+    """Divide a plan into sweeps of about ``batch`` targets: groups at neighbouring positions,
+    sorted by depth. Lorsa's features, which look at all positions from the start, come apart."""
+    numbered = list(enumerate(plan.groups))
+    for looking in (False, True):
+        left = [
+            item
+            for item in numbered
+            if (item[1].site is not None and item[1].site.kind == "attention") == looking
+        ]
+        left.sort(key=lambda item: (item[1].position, item[1].depth))
+        while left:
+            length = left[-1][1].position + 1
+            affordable = _SWEEP_BYTES // (16 * length * local.adapter.d_model)
+            most = max(1, affordable if batch is None else min(batch, affordable))
+            taken = [left.pop()]
+            n = _size(taken[0])
+            while left and n + _size(left[-1]) <= most:
+                if left[-1][1].position < taken[-1][1].position and n >= _FEW_ROWS:
+                    break
+                taken.append(left.pop())
+                n += _size(taken[-1])
+            yield sorted(taken, key=lambda item: (-item[1].depth, -item[1].position))
 
-    def add_mlp_input(self, layer: int, gradient: Tensor) -> None:
-        """Carry a gradient at the MLP's (normed) input [n, length, d] on to the residual stream."""
-        norm = self.adapter.mlp_norm(layer)
-        if norm.bias is not None:
-            self.biases += torch.einsum("ntd,d->n", gradient, norm.bias)
-        pulled = norm.pull(gradient, self.record.mlp_scale[layer, : self.length])
-        if self._parallel_rows is None:
-            self.rows = self.rows + pulled
-        else:
-            # A parallel MLP reads the stream before this layer's attention has written.
-            self._parallel_rows = self._parallel_rows + pulled
 
-    def add_targets(self, layer: int) -> None:
-        """The rows of the feature targets that read at ``layer``."""
-        which = torch.nonzero(self.target_layer == layer).squeeze(-1)
-        if not len(which):
-            return
-        features = self.local.features
-        chosen = self.targets.features[which]
-        row = which + len(self.targets.directions)
-        inputs = torch.zeros_like(self.rows)
-        inputs[row, self.target_position[which]] = features.encoder[chosen]
-        self.add_mlp_input(layer, inputs)
-        self.biases[row] += features.encoder_bias[chosen]
+def _size(item: tuple[int, Group]) -> int:
+    return int(item[1].rows.stop) - int(item[1].rows.start)
 
-    def through_attention(self, layer: int) -> None:
-        """Carry the rows through the frozen attention of ``layer``."""
-        length = self.length
-        out = self.rows
-        post = self.adapter.attention_post_norm(layer)
-        if post is not None:
-            out = post.pull(out, self.record.attention_post_scale[layer, :length])
-        weights = self.adapter.value_output(layer)
-        if weights.output_bias is not None:
-            self.biases += torch.einsum("ntd,d->n", out, weights.output_bias)
-        pattern = self.record.patterns[layer, :, :length, :length]
-        values = weights.pull_to_values(out, pattern)
-        if weights.value_bias is not None:
-            self.biases += torch.einsum("ntd,d->n", values, weights.value_bias)
-        inputs = values @ weights.value.T
-        norm = self.adapter.attention_norm(layer)
-        if norm.bias is not None:
-            self.biases += torch.einsum("ntd,d->n", inputs, norm.bias)
-        self.rows = self.rows + norm.pull(inputs, self.record.attention_scale[layer, :length])
-        if self._parallel_rows is not None:
-            self.rows = self.rows + self._parallel_rows
-            self._parallel_rows = torch.zeros_like(self.rows)
 
-    def read_embeddings(self) -> None:
-        """Edges from the token embeddings (with learned positions, where the family has them)."""
-        columns = self.sources.embeddings
-        self.weights[:, columns.start : columns.start + self.length] = torch.einsum(
-            "ntd,td->nt", self.rows, self.record.embedding[: self.length]
-        )
+def _store(
+    plan: TracePlan,
+    part: Batch,
+    sweep: Sweep,
+    data: Tensor,
+    biases: Tensor,
+) -> None:
+    """Put what one sweep has found where it belongs."""
+    weights, layout, row = sweep.weights.cpu(), plan.layout, 0
+    for number, group in part:
+        here = slice(row, row + group.rows.stop - group.rows.start)
+        row = here.stop
+        biases[group.rows] = sweep.biases[here]
+        block = data[layout.offsets[number] : layout.offsets[number + 1]]
+        block = block.view(-1, int(layout.widths[number]))
+        column = 0
+        ranges = layout.ranges[layout.range_bounds[number] : layout.range_bounds[number + 1]]
+        for begin, end in ranges.tolist():
+            block[:, column : column + end - begin] = weights[here, begin:end]
+            column += end - begin

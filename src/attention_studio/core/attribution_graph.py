@@ -5,7 +5,7 @@ This file knows numpy and networkx only, so a stored graph opens without torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -16,25 +16,24 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_studio.core.graph_edges import EdgeBlock, GraphEdges
 from attention_studio.core.graph_pruning import (
-    EdgeMatrix,
+    TINY,
     GraphScores,
     completeness_score,
+    input_totals,
     node_influence,
     prune,
     replacement_score,
 )
-from attention_studio.utils.errors import StudioError
+from attention_studio.core.graph_settings import GraphError, GraphSettings
+from attention_studio.core.path_search import PathsFound, strongest_paths
+from attention_studio.core.sites import SITE_KINDS, Site
+from attention_studio.core.validation_report import ValidationReport
+from attention_studio.utils.progress import WorkContext
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-
-_TINY = np.float32(1e-10)
-
-
-class GraphError(StudioError):
-    """A question was asked of a graph that it cannot answer, or a stored graph cannot be read."""
 
 
 class NodeKind(IntEnum):
@@ -46,21 +45,40 @@ class NodeKind(IntEnum):
     LOGIT = 3
 
 
+CONTRAST_BASE = 1 << 32
+"""Indices of logits from here on are those of contrasts, see ``contrast_index``."""
+
+
+def contrast_index(first: int, second: int) -> int:
+    """The index of the logit of one token minus that of another."""
+    return (first + 1) * CONTRAST_BASE + second  # so that no first token makes it a token's own
+
+
+def contrasted(index: int) -> Optional[tuple[int, int]]:
+    """The two tokens of a contrast's index; None for that of a single token."""
+    first, second = divmod(index, CONTRAST_BASE)
+    return (first - 1, second) if first > 0 else None
+
+
 @dataclass(frozen=True)
 class GraphNodes:
     """The nodes of a graph, as columns of length N: features, errors, embeddings, then logits.
 
     Attributes:
         kind: a ``NodeKind``.
+        site_kind: of a feature or error the place of its module's kind in ``SITE_KINDS`` (0
+            attention, 1 MLP), else -1.
         layer: -1 for embeddings, the number of layers for logits.
         position: token position.
-        index: latent of a feature, token id of an embedding or logit, -1 for an error.
-        activation: a feature's activation; a logit's distance from the mean logit; the norm of what
-            an error or embedding writes.
+        index: latent of a feature, token id of an embedding or logit (of a logit minus another
+            both, see ``contrast_index``), -1 for an error.
+        activation: a feature's activation; a logit's distance from the mean logit, or from the
+            other one; the norm of what an error or embedding writes.
         probability: a logit's probability, else 0.
     """
 
     kind: NDArray[np.int8]
+    site_kind: NDArray[np.int8]
     layer: NDArray[np.int16]
     position: NDArray[np.int32]
     index: Ints
@@ -70,45 +88,22 @@ class GraphNodes:
     def __len__(self) -> int:
         return len(self.kind)
 
+    @property
+    def depth(self) -> Ints:
+        """[N] place in order of the forward pass: -2 for embeddings, then ``Site.number``, and for
+        logits a number above all sites. An edge always leads to a greater depth."""
+        depth: Ints = 2 * self.layer.astype(np.int64) + (self.site_kind == 1)
+        return depth
 
-@dataclass(frozen=True)
-class GraphSettings:
-    """How a graph is traced.
+    @property
+    def has_attention(self) -> bool:
+        """Whether a dictionary stands in for the attention of some layer."""
+        return bool((self.site_kind == 0).any())
 
-    Attributes:
-        max_logits: at most so many output tokens.
-        logit_mass: the fewest most probable tokens that reach this probability together.
-        max_features: trace the inputs of at most so many features, those with the largest total
-            effect on the logits; None: of all that fit ``max_gigabytes``.
-        max_gigabytes: bound on the edge matrix.
-        batch: targets traced at once; bounds the working memory, changes no number.
-
-    Raises:
-        GraphError: a setting has a value with which nothing could be traced.
-    """
-
-    max_logits: int = 10
-    logit_mass: float = 0.95
-    max_features: Optional[int] = None
-    max_gigabytes: float = 2.0
-    batch: int = 64
-
-    def __post_init__(self) -> None:
-        fits = {
-            "max_logits": self.max_logits >= 1,
-            "logit_mass": 0.0 < self.logit_mass <= 1.0,
-            "max_features": self.max_features is None or self.max_features >= 0,
-            "max_gigabytes": self.max_gigabytes > 0.0,
-            "batch": self.batch >= 1,
-        }
-        for name, usable in fits.items():
-            if not usable:
-                raise GraphError(
-                    f"{name} = {getattr(self, name)} cannot be used for a graph",
-                    "it needs at least one output token, a share of probability above 0 and at "
-                    "most 1, and no negative number of features",
-                    "correct it or leave it out",
-                )
+    def site(self, node: int) -> Optional[Site]:
+        """The module of a feature or error; None for other nodes."""
+        kind = int(self.site_kind[node])
+        return None if kind < 0 else Site(int(self.layer[node]), SITE_KINDS[kind])
 
 
 @dataclass(frozen=True)
@@ -154,14 +149,17 @@ class AttributionGraph:
         n_layers: layers of the model.
         nodes: the nodes [N].
         node_tokens: text of embeddings' and logits' tokens, by node.
-        weights: [n_targets, n_sources] edges; row r are the inputs of node ``targets[r]``; sources
-            are the first n_sources nodes (all but the logits).
-        targets: [n_targets] node of each row.
-        biases: [n_targets] what biases add to each target.
+        edges: what feeds what; sources are the first nodes (all but the logits).
+        biases: [n_targets] what biases add to each of ``edges.targets``.
         values: [n_targets] what each target reads in the model's own pass.
         settings: how it was traced.
         seconds: how long tracing took.
         captions: words for some features, by node: the tokens that they promote.
+        output_weights: [N] what each output of the graph weighs when influence is counted, 0 for
+            all other nodes; None: a logit's probability.
+        validation: what came of testing its predictions in the model; None: nobody has.
+        made_with: versions, number format, device and dictionaries, by name (see
+            ``trace_circumstances``); empty where that is not known.
     """
 
     prompt: str
@@ -173,13 +171,15 @@ class AttributionGraph:
     n_layers: int
     nodes: GraphNodes
     node_tokens: Mapping[int, str]
-    weights: Floats
-    targets: Ints
+    edges: GraphEdges
     biases: Floats
     values: Floats
     settings: GraphSettings
     seconds: float
     captions: Mapping[int, str] = field(default_factory=dict)
+    output_weights: Optional[Floats] = None
+    validation: Optional[ValidationReport] = None
+    made_with: Mapping[str, str] = field(default_factory=dict)
 
     # ---- what is in it -------------------------------------------------------------------------
 
@@ -189,59 +189,70 @@ class AttributionGraph:
         return int((self.nodes.kind == NodeKind.FEATURE).sum())
 
     @property
+    def targets(self) -> Ints:
+        """[n_targets] the nodes whose inputs were traced."""
+        return self.edges.targets
+
+    @property
     def n_edges(self) -> int:
         """Edges that are not zero."""
-        return int(np.count_nonzero(self.weights))
+        return self.edges.n_edges
+
+    @property
+    def start(self) -> Floats:
+        """[N] what each output weighs, 0 for other nodes: where influence begins."""
+        return self.nodes.probability if self.output_weights is None else self.output_weights
 
     @cached_property
-    def matrix(self) -> EdgeMatrix:
-        """The edges in the form that scoring and pruning work on."""
-        levels = self.nodes.layer[self.targets].astype(np.int64)
-        return EdgeMatrix.of(self.weights, self.targets, levels, len(self.nodes))
+    def totals(self) -> Floats:
+        """[N] sum of |edges| into each node, by which shares are measured; 0 for no target."""
+        return input_totals(self.edges.blocks(), len(self.nodes))
 
     @cached_property
     def influence(self) -> Floats:
-        """Influence of every node on the traced logits [N]."""
-        return node_influence(self.matrix, self.nodes.probability)
+        """Influence of every node on the traced outputs [N]."""
+        return node_influence(self.edges.blocks(), self.totals, self.start)
+
+    @cached_property
+    def untraced(self) -> NDArray[np.bool_]:
+        """[N] features whose inputs were not traced though they may have some."""
+        traced = np.zeros(len(self.nodes), dtype=bool)
+        traced[self.targets] = True
+        untraced: NDArray[np.bool_] = (self.nodes.kind == NodeKind.FEATURE) & ~traced
+        return untraced
 
     @cached_property
     def scores(self) -> GraphScores:
         """Replacement, completeness and the largest identity error."""
         errors = self.nodes.kind == NodeKind.ERROR
         embeddings = self.nodes.kind == NodeKind.EMBEDDING
-        start = self.nodes.probability
         return GraphScores(
-            replacement=replacement_score(self.influence, embeddings, errors),
-            completeness=completeness_score(self.matrix, self.influence, start, errors),
+            replacement=replacement_score(self.influence, embeddings, errors | self.untraced),
+            completeness=completeness_score(
+                self.edges.blocks(), self.totals, self.influence, self.start, errors, self.untraced
+            ),
             max_identity_error=float(self.identity_errors.max(initial=0.0)),
         )
 
     @cached_property
     def identity_errors(self) -> Floats:
         """``|sum of edges + bias - value| / sum |edges|`` for every target [n_targets]."""
-        sums = self.weights.sum(1, dtype=np.float64)
-        gap = np.abs(sums + self.biases - self.values)
-        relative: Floats = (gap / np.maximum(self.matrix.totals, _TINY)).astype(np.float32)
+        sums = [block.weights.sum(1, dtype=np.float64) for block in self.edges.blocks()]
+        gap = np.abs(np.concatenate([np.zeros(0), *sums]) + self.biases - self.values)
+        relative: Floats = (gap / np.maximum(self.totals[self.targets], TINY)).astype(np.float32)
         return relative
-
-    @cached_property
-    def _row_of(self) -> dict[int, int]:
-        return {int(node): row for row, node in enumerate(self.targets)}
 
     # ---- names ---------------------------------------------------------------------------------
 
     def node_name(self, node: int) -> str:
-        """A short unambiguous name: ``L12/P5/F1043``, ``L3/P2/error``, ``P4/token``, ``logit``."""
-        kind = self.nodes.kind[node]
-        layer, position = int(self.nodes.layer[node]), int(self.nodes.position[node])
-        index = int(self.nodes.index[node])
-        if kind == NodeKind.FEATURE:
-            return f"L{layer}/P{position}/F{index}"
-        if kind == NodeKind.ERROR:
-            return f"L{layer}/P{position}/error"
-        if kind == NodeKind.EMBEDDING:
-            return f"P{position}/token"
-        return f"P{position}/logit/{index}"
+        """A short unambiguous name: ``L12/P5/F1043`` (``A12/P5/F1043`` for the attention of that
+        layer), ``L3/P2/error``, ``P4/token``, ``P7/logit/42``, ``P7/logit/42-17`` for one logit
+        over another."""
+        nodes, site = self.nodes, self.nodes.site(node)
+        module = "" if site is None else site.label
+        return _name(
+            int(nodes.kind[node]), module, int(nodes.position[node]), int(nodes.index[node])
+        )
 
     def find(self, name: str) -> int:
         """The node with a name that ``node_name`` gave.
@@ -249,28 +260,49 @@ class AttributionGraph:
         Raises:
             GraphError: there is none.
         """
-        for node in range(len(self.nodes)):
-            if self.node_name(node) == name:
-                return node
+        node = self._named.get(name)
+        if node is not None:
+            return node
         raise GraphError(
             f"There is no node {name} in this graph",
-            f"it has {len(self.nodes)} nodes of the forms L12/P5/F1043, L3/P2/error, P4/token",
+            f"it has {len(self.nodes)} nodes of the forms L12/P5/F1043 (A12 for attention), "
+            "L3/P2/error, P4/token",
             "copy a name from the graph or from the features command",
         )
 
+    def has(self, name: str) -> bool:
+        """Whether a node has this name."""
+        return name in self._named
+
+    @cached_property
+    def _named(self) -> dict[str, int]:
+        # Lists, not arrays: a graph may have a hundred thousand nodes, and a window may wait.
+        nodes = self.nodes
+        modules = {
+            (layer, kind): Site(layer, SITE_KINDS[kind]).label if kind >= 0 else ""
+            for layer, kind in set(zip(nodes.layer.tolist(), nodes.site_kind.tolist(), strict=True))
+        }
+        columns = (nodes.kind, nodes.layer, nodes.site_kind, nodes.position, nodes.index)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return {
+            _name(kind, modules[layer, site_kind], position, index): node
+            for node, (kind, layer, site_kind, position, index) in enumerate(rows)
+        }
+
     def label(self, node: int) -> str:
         """Words for a node, for people."""
-        kind = self.nodes.kind[node]
-        layer = int(self.nodes.layer[node])
-        if kind == NodeKind.FEATURE:
+        kind, site = self.nodes.kind[node], self.nodes.site(node)
+        if site is not None and kind == NodeKind.FEATURE:
             caption = self.captions.get(node)
-            name = f"L{layer} #{int(self.nodes.index[node])}"
+            name = f"{site.label} #{int(self.nodes.index[node])}"
             return f"{name} \N{RIGHTWARDS ARROW} {caption}" if caption else name
-        if kind == NodeKind.ERROR:
-            return f"L{layer} not explained"
+        if site is not None:
+            return f"{site.label} not explained"
         text = self.node_tokens.get(node, "?")
         if kind == NodeKind.EMBEDDING:
             return f"Token \N{LEFT DOUBLE QUOTATION MARK}{text}\N{RIGHT DOUBLE QUOTATION MARK}"
+        if contrasted(int(self.nodes.index[node])) is not None:
+            return f"Output {text}"
         percent = 100 * float(self.nodes.probability[node])
         return (
             f"Output \N{LEFT DOUBLE QUOTATION MARK}{text}\N{RIGHT DOUBLE QUOTATION MARK} "
@@ -281,25 +313,20 @@ class AttributionGraph:
 
     def inputs(self, node: int) -> NodeEdges:
         """The edges into a node, strongest first; none for a node that was not traced."""
-        row = self._row_of.get(int(node))
-        if row is None:
-            return _no_edges()
-        weights = self.weights[row]
-        nodes = np.flatnonzero(weights)
-        order = nodes[np.argsort(-np.abs(weights[nodes]), kind="stable")]
-        chosen = weights[order]
-        return NodeEdges(order, chosen, chosen / max(self.matrix.totals[row], _TINY))
+        nodes, weights = self.edges.into(int(node))
+        return self._strongest(nodes, weights, np.full(len(nodes), self.totals[node]))
 
     def outputs(self, node: int) -> NodeEdges:
         """The edges out of a node, strongest first; none for a logit."""
-        if node >= self.weights.shape[1]:
-            return _no_edges()
-        weights = self.weights[:, node]
-        rows = np.flatnonzero(weights)
-        order = rows[np.argsort(-np.abs(weights[rows]), kind="stable")]
-        chosen = weights[order]
-        shares = chosen / np.maximum(self.matrix.totals[order], _TINY)
-        return NodeEdges(self.targets[order], chosen, shares)
+        nodes, weights = self.edges.out_of(int(node))
+        return self._strongest(nodes, weights, self.totals[nodes])
+
+    @staticmethod
+    def _strongest(nodes: Ints, weights: Floats, totals: Floats) -> NodeEdges:
+        there = np.flatnonzero(weights)
+        order = there[np.argsort(-np.abs(weights[there]), kind="stable")]
+        shares = weights[order] / np.maximum(totals[order], TINY)
+        return NodeEdges(nodes[order], weights[order], shares.astype(np.float32))
 
     def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> PrunedGraph:
         """The smallest set of nodes, then of edges, that holds the given shares of influence.
@@ -317,20 +344,16 @@ class AttributionGraph:
                     "give a number from 0 to 1",
                 )
         kind = self.nodes.kind
-        traced = np.zeros(len(self.nodes), dtype=bool)
-        traced[self.targets] = True
         kept = prune(
-            self.matrix,
+            self.edges.blocks(),
             self.influence,
-            self.nodes.probability,
-            always=(kind == NodeKind.EMBEDDING) | (kind == NodeKind.LOGIT),
-            needs_inputs=(kind == NodeKind.FEATURE) & traced,
+            self.start,
+            always=(kind == NodeKind.EMBEDDING) | (kind == NodeKind.LOGIT) | (self.start > 0),
+            needs_inputs=(kind == NodeKind.FEATURE) & ~self.untraced,
             node_share=node_threshold,
             edge_share=edge_threshold,
         )
-        row_of = np.zeros(len(self.nodes), dtype=np.int64)
-        row_of[self.targets] = np.arange(len(self.targets))
-        totals = np.maximum(self.matrix.totals[row_of[kept.target]], _TINY)
+        totals = np.maximum(self.totals[kept.target], TINY)
         return PrunedGraph(
             node_ids=kept.nodes,
             edge_source=kept.source,
@@ -345,15 +368,18 @@ class AttributionGraph:
     def to_networkx(self, pruned: Optional[PrunedGraph] = None) -> nx.DiGraph:
         """The (by default pruned) graph for networkx.
 
-        Nodes are named by ``node_name`` and carry kind, layer, position, index, activation,
-        influence and label; edges carry ``weight`` and ``share``.
+        Nodes are named by ``node_name`` and carry kind, module (``attention`` or ``mlp``, ``""``
+        for tokens and outputs), layer, position, index, activation, influence and label; edges
+        carry ``weight`` and ``share``.
         """
         part = self.prune() if pruned is None else pruned
         graph = nx.DiGraph(prompt=self.prompt, model=self.model_name)
         for node in part.node_ids:
+            site = self.nodes.site(node)
             graph.add_node(
                 self.node_name(node),
                 kind=NodeKind(int(self.nodes.kind[node])).name.lower(),
+                module="" if site is None else site.kind,
                 layer=int(self.nodes.layer[node]),
                 position=int(self.nodes.position[node]),
                 index=int(self.nodes.index[node]),
@@ -377,20 +403,65 @@ class AttributionGraph:
     ) -> Optional[list[int]]:
         """The path from ``source`` to ``target`` with the largest product of |shares|.
 
-        Looked for in the (by default pruned) graph; None where no path leads from one to the other.
+        Looked for among all edges, or in a pruned graph; None where no path leads from one to the
+        other.
         """
-        part = self.prune() if pruned is None else pruned
-        graph = nx.DiGraph()
-        graph.add_nodes_from(int(node) for node in part.node_ids)
-        cost = -np.log(np.maximum(np.abs(part.edge_share), 1e-30))
-        graph.add_weighted_edges_from(
-            zip(part.edge_source.tolist(), part.edge_target.tolist(), cost.tolist(), strict=True)
+        found = self.strongest_paths((source,), target, 1, pruned).paths
+        return list(found[0].nodes) if found else None
+
+    def strongest_paths(
+        self,
+        sources: Iterable[int],
+        target: int,
+        k: int = 10,
+        pruned: Optional[PrunedGraph] = None,
+        ctx: Optional[WorkContext] = None,
+    ) -> PathsFound:
+        """The ``k`` paths from any of the sources to the target with the largest product of
+        |shares|, and the share of the influence that they cover (see ``path_search``).
+
+        Looked for among all edges, or in a pruned graph; shares are of the target's whole input in
+        both.
+
+        Raises:
+            Cancelled: through ``ctx``.
+        """
+        edges, totals = self.edges, self.totals
+        if pruned is not None:
+            edges = GraphEdges.from_links(
+                len(self.nodes), self.nodes.depth,
+                pruned.edge_source, pruned.edge_target, pruned.edge_share,
+            )  # fmt: skip
+            totals = np.ones(len(self.nodes), dtype=np.float32)
+        return strongest_paths(edges, totals, sources, target, k, ctx)
+
+    def subgraph_scores(self, kept: Iterable[int]) -> GraphScores:
+        """The scores of a part of the graph: what some features alone explain.
+
+        The features that are not ``kept`` count as errors of their modules, so nothing is explained
+        by what feeds them. With all features these are ``scores``, with none what errors and tokens
+        write straight to the outputs.
+        """
+        rows = self.start > 0
+        rows[list(kept)] = True
+        features = self.nodes.kind == NodeKind.FEATURE
+        folded = (self.nodes.kind == NodeKind.ERROR) | (features & ~rows)
+        untraced = self.untraced & rows
+        blocks = [
+            EdgeBlock(block.targets[mine], block.columns, block.weights[mine])
+            for block in self.edges.blocks()
+            for mine in [np.flatnonzero(rows[block.targets])]
+            if len(mine)
+        ]
+        influence = node_influence(blocks, self.totals, self.start)
+        tokens = self.nodes.kind == NodeKind.EMBEDDING
+        return GraphScores(
+            replacement=replacement_score(influence, tokens, folded | untraced),
+            completeness=completeness_score(
+                blocks, self.totals, influence, self.start, folded, untraced
+            ),
+            max_identity_error=self.scores.max_identity_error,
         )
-        try:
-            path: list[int] = nx.shortest_path(graph, int(source), int(target), weight="weight")
-        except (nx.NetworkXNoPath, nx.NodeNotFound):
-            return None
-        return path
 
     # ---- files ---------------------------------------------------------------------------------
 
@@ -416,23 +487,40 @@ class AttributionGraph:
             "crm": self.crm_name,
             "n_tokens": len(self.tokens),
             "n_features_active": self.n_features,
+            "n_attention_features_active": int(
+                ((self.nodes.kind == NodeKind.FEATURE) & (self.nodes.site_kind == 0)).sum()
+            ),
             "n_nodes": len(self.nodes),
             "n_edges": self.n_edges,
             "seconds": round(self.seconds, 3),
             "replacement_score": scores.replacement,
             "completeness_score": scores.completeness,
-            "max_identity_error": scores.max_identity_error,
+            # Another tool's graph does not tell what its targets read.
+            "max_identity_error": _number(scores.max_identity_error),
             "output": [
                 {
-                    "token": self.node_tokens[int(node)],
+                    "token": self.node_tokens.get(int(node), "?"),
                     "token_id": int(self.nodes.index[node]),
                     "probability": float(self.nodes.probability[node]),
                 }
                 for node in np.flatnonzero(self.nodes.kind == NodeKind.LOGIT)
             ],
+            "n_features_untraced": int(self.untraced.sum()),
+            "validated": self.validation is not None,
         }
 
 
-def _no_edges() -> NodeEdges:
-    empty = np.zeros(0, dtype=np.float32)
-    return NodeEdges(np.zeros(0, dtype=np.int64), empty, empty)
+def _name(kind: int, module: str, position: int, index: int) -> str:
+    """A node's name; ``module``: the label of its site, "" for none."""
+    if module:
+        what = f"F{index}" if kind == NodeKind.FEATURE else "error"
+        return f"{module}/P{position}/{what}"
+    if kind == NodeKind.EMBEDDING:
+        return f"P{position}/token"
+    pair = contrasted(index)
+    token = str(index) if pair is None else f"{pair[0]}-{pair[1]}"
+    return f"P{position}/logit/{token}"
+
+
+def _number(value: float) -> Optional[float]:
+    return value if np.isfinite(value) else None

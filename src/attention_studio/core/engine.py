@@ -34,7 +34,12 @@ def start_engine(ctx: WorkContext, settings: Settings) -> None:
     torch.set_num_threads(settings.thread_count)
     ctx.check()
     ctx.progress(0, None, "Starting the model library")
-    import transformers  # noqa: F401
+    import transformers
+
+    ctx.check()
+    # With the first family comes the code that all of them share, which takes seconds. Here, so
+    # that a small model is there at once when it is asked for.
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
     # A million long-lived objects: the collector need not look at them ever again.
     gc.freeze()

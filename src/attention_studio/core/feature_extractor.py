@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attention_studio.core.model_adapter import ModelAdapter
 from attention_studio.core.replacement_model import CompleteReplacementModel
+from attention_studio.core.sites import Site, SiteKind
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.progress import WorkContext
 
@@ -34,11 +35,12 @@ class TokenEffects:
 
 @dataclass(frozen=True)
 class FeatureRecord:
-    """One active feature at one position.
+    """One active feature at one position, of the dictionary of a layer's MLP or attention.
 
     ``promoted`` and ``suppressed`` hold (token, effect on its logit per unit of activation),
     strongest first: the decoder read by the unembedding through the final norm's gain, the
-    direct path alone ("direct logit attribution"), the mean over the vocabulary taken out.
+    direct path alone ("direct logit attribution"), the mean over the vocabulary taken out. The
+    decoder of a feature that writes to several layers is the sum of what it writes.
     """
 
     layer: int
@@ -47,6 +49,12 @@ class FeatureRecord:
     activation: float
     promoted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
+    kind: SiteKind = "mlp"
+
+    @property
+    def site(self) -> Site:
+        """The module that its dictionary stands in for."""
+        return Site(self.layer, self.kind)
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,10 @@ class FeatureReport:
         tokens: its tokens, start token included [T]; ``token_ids`` their ids.
         overall: the strongest features of the whole prompt, strongest first.
         by_position: the strongest features of each position [T]; none at the first.
-        n_active: how many (layer, position, latent) were active.
+        n_active: how many features were active, each position counted.
         seconds: how long it took.
+        active: [n_active, 3] ``Site.number``, position, latent of every active feature.
+        active_values: [n_active] their activations.
     """
 
     prompt: str
@@ -70,14 +80,12 @@ class FeatureReport:
     n_active: int
     seconds: float
     active: NDArray[np.int64]
-    """[n_active, 3] layer, position, latent of every active feature."""
     active_values: NDArray[np.float32]
-    """[n_active] their activations."""
 
-    def activations(self, layer: int, index: int) -> NDArray[np.float32]:
+    def activations(self, site: Site, index: int) -> NDArray[np.float32]:
         """Activation of one feature at every position [T]."""
         values = np.zeros(len(self.tokens), dtype=np.float32)
-        mine = (self.active[:, 0] == layer) & (self.active[:, 2] == index)
+        mine = (self.active[:, 0] == site.number) & (self.active[:, 2] == index)
         values[self.active[mine, 1]] = self.active_values[mine]
         return values
 
@@ -100,12 +108,31 @@ def promoted_tokens(
     adapter: ModelAdapter, decoders: Tensor, k: int, suppressed: bool = False
 ) -> TokenEffects:
     """The ``k`` tokens that each decoder row [n, d] promotes (or suppresses) most."""
-    tokens, effects = [], []
+    return _token_effects(adapter, decoders, k, (not suppressed,))[0]
+
+
+def promoted_and_suppressed(
+    adapter: ModelAdapter, decoders: Tensor, k: int
+) -> tuple[TokenEffects, TokenEffects]:
+    """The ``k`` tokens that each decoder row [n, d] promotes most, and those that it suppresses
+    most; all effects are worked out once for both."""
+    promoted, suppressed = _token_effects(adapter, decoders, k, (True, False))
+    return promoted, suppressed
+
+
+def _token_effects(
+    adapter: ModelAdapter, decoders: Tensor, k: int, largest: tuple[bool, ...]
+) -> list[TokenEffects]:
+    found: list[list[TokenEffects]] = [[] for _ in largest]
     for rows in torch.split(decoders, 256):
-        top = logit_effects(adapter, rows).topk(k, largest=not suppressed)
-        tokens.append(top.indices)
-        effects.append(top.values)
-    return TokenEffects(torch.cat(tokens), torch.cat(effects))
+        effects = logit_effects(adapter, rows)
+        for side, up in zip(found, largest, strict=True):
+            top = effects.topk(k, largest=up)
+            side.append(TokenEffects(top.indices, top.values))
+    return [
+        TokenEffects(torch.cat([p.tokens for p in side]), torch.cat([p.effects for p in side]))
+        for side in found
+    ]
 
 
 class FeatureExtractor:
@@ -148,8 +175,10 @@ class FeatureExtractor:
 
         def record(i: int) -> FeatureRecord:
             promoted, suppressed = records[i]
+            site = Site.of_number(int(features.site[i]))
             return FeatureRecord(
-                layer=int(features.layer[i]),
+                kind=site.kind,
+                layer=site.layer,
                 position=int(features.position[i]),
                 index=int(features.index[i]),
                 activation=float(features.activation[i]),
@@ -165,9 +194,7 @@ class FeatureExtractor:
             by_position=tuple(tuple(record(i) for i in chosen.tolist()) for chosen in by_position),
             n_active=len(features),
             seconds=time.perf_counter() - started,
-            active=torch.stack([features.layer, features.position, features.index], 1)
-            .cpu()
-            .numpy(),
+            active=torch.stack([features.site, features.position, features.index], 1).cpu().numpy(),
             active_values=features.activation.cpu().numpy(),
         )
 
@@ -180,8 +207,7 @@ class FeatureExtractor:
         for chunk in torch.split(wanted, 256):
             ctx.check()
             columns = []
-            for suppressed in (False, True):
-                top = promoted_tokens(adapter, decoder[chunk], k, suppressed)
+            for top in promoted_and_suppressed(adapter, decoder[chunk], k):
                 text = self.replacement.loaded.token_strings(top.tokens.flatten().tolist())
                 effects = top.effects.tolist()
                 columns.append(

@@ -1,48 +1,82 @@
-"""Where the nodes of an attribution graph sit, as far as the graph alone decides it.
+"""Where the boxes of a subgraph stand: layers from bottom to top, nothing on top of anything, what
+a person has placed where it was placed, and as few crossings as can be found.
 
-A link graph fixes two things: a node's column is its token position and its row is its layer. What
-is left to choose is the order of the nodes that share a cell. A good order keeps edges short and
-uncrossed; it is found by barycentre sweeps (Sugiyama, Tagawa and Toda 1981), which cost a few
-milliseconds for thousands of nodes because a sweep is a handful of numpy calls per row.
+Layered drawing after Sugiyama, Tagawa and Toda (1981), with coordinates from separation constraints
+(``layout_geometry``): rows are the levels of the elements, and the order within rows and a sideways
+shift of every element are searched for. Constraints hold in every layout that is handed out,
+whatever the search has come to:
 
-Positions are in *slots*, the width of one node. Pixels are the view's business.
+- boxes of free elements overlap nothing;
+- of two free elements the one of the greater level stands higher;
+- what has a place keeps it.
+
+Everything is decided by the elements, the connections and the configuration, never by time: the
+same subgraph looks the same wherever it is arranged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_studio.core.layout_geometry import covered, crossings, line_ends, place_row, spaced
+from attention_studio.utils.progress import WorkContext
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# How much an element is drawn to where its token stands, against the pull of all its lines.
+_HINT_PULL = 0.08
+# How little a row without placed elements cares where it is, against one with.
+_ROW_PULL = 1e-3
+_RELAXATIONS = 4
+# Up to about so much of cost is put up with at the beginning of the search.
+_HEAT = 1.0
+# So often another order is tried rather than a shift.
+_REORDER = 0.7
+# A round that lowers the cost by less than this share has not been worth the wait.
+_WORTHWHILE = 0.01
 
 
 @dataclass(frozen=True)
 class LayoutElements:
-    """The nodes to place.
+    """The boxes to place.
 
     Attributes:
-        column: [n] token position of each node, from 0.
-        row: [n] row of each node, from 0 at the bottom.
-        n_columns: how many columns there are, empty ones included.
+        width, height: [n] in pixels.
+        level: [n] its row counted from the bottom; greater is higher.
+        hint: [n] from left to right, before anything is known of lines: a token position.
+        place_x, place_y: [n] the centre, where a person has put it; nan for one that is free.
     """
 
-    column: Ints
-    row: Ints
-    n_columns: int
+    width: Floats
+    height: Floats
+    level: Ints
+    hint: Floats
+    place_x: Floats
+    place_y: Floats
+
+    def __len__(self) -> int:
+        return len(self.width)
+
+    @property
+    def placed(self) -> Bools:
+        """[n] which have a place."""
+        return np.asarray(~(np.isnan(self.place_x) | np.isnan(self.place_y)))
 
 
 @dataclass(frozen=True)
 class LayoutConnections:
-    """The edges that pull nodes together.
+    """The lines between boxes.
 
     Attributes:
-        source: [m] index into the elements.
-        target: [m] index into the elements.
-        strength: [m] how hard the edge pulls, not negative.
+        source, target: [m] indices of elements.
+        strength: [m] how hard a line pulls its ends together, not negative.
     """
 
     source: Ints
@@ -52,32 +86,78 @@ class LayoutConnections:
 
 @dataclass(frozen=True)
 class LayoutConfig:
-    """How long to look for a better order.
+    """How boxes are spaced and how long a better picture is looked for.
 
     Attributes:
-        sweeps: passes over all rows; the best one is kept.
+        gap_x, gap_y: least distance between boxes, in pixels.
+        rounds: rounds of search at most; each tries ``trials`` changes.
+        patience: the search ends after so many rounds without a picture worth the wait.
+        trials: changes tried per round.
+        stretch: how many crossings it is worth to shorten a line by the width of a box.
+        max_lines: of so many of the strongest lines crossings are counted.
+        seed: of the search.
     """
 
-    sweeps: int = 6
+    gap_x: float = 18.0
+    gap_y: float = 44.0
+    rounds: int = 24
+    patience: int = 5
+    trials: int = 12
+    stretch: float = 0.35
+    max_lines: int = 250
+    seed: int = 0
+
+
+def config_for(n_boxes: int, n_lines: int) -> LayoutConfig:
+    """The configuration for a picture of that size: the larger, the fewer trials to a round, so
+    that no round takes long."""
+    trials = max(2, min(LayoutConfig.trials, 1_500 // max(1, n_boxes + n_lines)))
+    return LayoutConfig(trials=trials)
+
+
+@dataclass(frozen=True)
+class LayoutCost:
+    """What makes a picture hard to read.
+
+    Attributes:
+        crossings: pairs of lines that cross.
+        covered: how often a line runs behind a box.
+        length: sum of the lines' horizontal lengths in widths of an average box, weighted by
+            strength (the strongest counts one) and by ``LayoutConfig.stretch``.
+    """
+
+    crossings: int
+    covered: int
+    length: float
+
+    @property
+    def total(self) -> float:
+        """Everything in one number: a line behind a box is worse than a crossing."""
+        return self.crossings + 2.0 * self.covered + self.length
 
 
 @dataclass(frozen=True)
 class GraphLayout:
-    """The places found.
+    """Centres of all boxes [n] and what the picture costs."""
 
-    Attributes:
-        offset: [n] distance of a node from the middle of its cell, in slots.
-        column_slots: [n_columns] how many nodes the fullest cell of each column holds.
-        cost: the strength-weighted sum of horizontal edge lengths, in slots. Smaller is better.
-    """
+    x: Floats
+    y: Floats
+    cost: LayoutCost
 
-    offset: Floats
-    column_slots: Ints
-    cost: float
+
+@dataclass
+class _Arrangement:
+    """What is searched over: the order within rows, and how far elements are shifted sideways."""
+
+    orders: list[Ints]
+    shift: Floats
+
+    def copy(self) -> _Arrangement:
+        return _Arrangement([order.copy() for order in self.orders], self.shift.copy())
 
 
 class ConstraintSatisfactionLayoutOptimizer:
-    """Orders nodes within their cells; column and row are constraints that are never broken."""
+    """Arranges boxes in rows under the constraints above, better and better."""
 
     def __init__(
         self,
@@ -87,98 +167,196 @@ class ConstraintSatisfactionLayoutOptimizer:
     ) -> None:
         self._elements = elements
         self._config = config
-        n = len(elements.column)
-        self._n_rows = int(elements.row.max()) + 1 if n else 0
-        self._source = np.asarray(connections.source, dtype=np.int64)
-        self._target = np.asarray(connections.target, dtype=np.int64)
-        self._strength = np.asarray(connections.strength, dtype=np.float64)
-        self._cell = elements.row * max(1, elements.n_columns) + elements.column
-        # Nodes sorted by cell are sorted by row too, so a row is one slice of this order.
-        self._by_cell = np.argsort(self._cell, kind="stable")
-        self._row_bounds = np.searchsorted(
-            elements.row[self._by_cell], np.arange(self._n_rows + 1), side="left"
-        )
-        self._column_slots = self._count_slots()
-        self._centre = np.cumsum(self._column_slots) - self._column_slots / 2.0
-        self._incoming = self._group_by_row(self._target)
-        self._outgoing = self._group_by_row(self._source)
+        strongest = np.argsort(-connections.strength, kind="stable")[: config.max_lines]
+        joined = strongest[connections.source[strongest] != connections.target[strongest]]
+        self._source = np.asarray(connections.source[joined], dtype=np.int64)
+        self._target = np.asarray(connections.target[joined], dtype=np.int64)
+        strength = np.asarray(connections.strength[joined], dtype=np.float64)
+        self._strength = strength / strength.max(initial=1e-30)
+        self._placed = elements.placed
+        self._unit = float(elements.width.mean()) if len(elements) else 1.0
+        levels = np.unique(elements.level)
+        self._row = np.searchsorted(levels, elements.level)
+        self._row_y = self._find_rows(len(levels))
+        self._y = np.where(self._placed, elements.place_y, self._row_y[self._row])
+        self._free = [
+            np.flatnonzero((self._row == row) & ~self._placed) for row in range(len(levels))
+        ]
+        self._obstacles = [self._in_the_way(row) for row in range(len(levels))]
+        spread = elements.hint - (elements.hint.mean() if len(elements) else 0.0)
+        self._base = spread * (self._unit + config.gap_x) * 0.5
+        if self._placed.any():
+            self._base += float(elements.place_x[self._placed].mean())
 
-    def optimize_incremental(self) -> Iterator[GraphLayout]:
-        """Yield the starting order, then the best order known after each sweep."""
-        offset = self._offsets_for(np.arange(len(self._cell), dtype=np.float64))
-        best = GraphLayout(offset, self._column_slots, self._cost(offset))
+    def optimize_incremental(self, ctx: Optional[WorkContext] = None) -> Iterator[GraphLayout]:
+        """Yield a layout that keeps all constraints, then after each round the best one known.
+
+        Stopping to iterate is fine at any time.
+
+        Args:
+            ctx: asked between trials whether to go on.
+
+        Raises:
+            Cancelled: somebody asked ``ctx`` to stop.
+        """
+        arrangement = self._start()
+        best = self._laid_out(arrangement)
         yield best
-        for sweep in range(self._config.sweeps):
-            offset = self._sweep(offset, upward=sweep % 2 == 0)
-            cost = self._cost(offset)
-            if cost < best.cost:
-                best = GraphLayout(offset, self._column_slots, cost)
+        if not len(self._source) or not any(len(row) for row in self._free):
+            return
+        for downward in (False, True, False, True):
+            swept = self._swept(arrangement, best.x, downward)
+            layout = self._laid_out(swept)
+            if layout.cost.total < best.cost.total:
+                arrangement, best = swept, layout
+        yield best
+        random = np.random.default_rng(self._config.seed)
+        now, idle = best.cost.total, 0
+        for number in range(self._config.rounds):
+            # Annealing (Kirkpatrick et al. 1983): what is a little worse is taken at first, since
+            # the way out of a tangle often leads through a worse one; at last only what is better.
+            before = best
+            heat = _HEAT * (1.0 - number / max(1, self._config.rounds - 1)) ** 2
+            for _ in range(self._config.trials):
+                if ctx is not None:
+                    ctx.check()
+                changed = self._changed(arrangement, random)
+                layout = self._laid_out(changed)
+                worse = layout.cost.total - now
+                if worse <= 0 or random.random() < np.exp(-worse / max(heat, 1e-6)):
+                    arrangement, now = changed, layout.cost.total
+                if layout.cost.total < best.cost.total - 1e-9:
+                    best = layout
             yield best
+            gained = before.cost.total - best.cost.total
+            idle = 0 if gained > _WORTHWHILE * before.cost.total else idle + 1
+            if idle >= self._config.patience:
+                return
 
-    def optimize(self) -> GraphLayout:
-        """Return the best order after all sweeps."""
-        layout = GraphLayout(np.zeros(0), self._column_slots, 0.0)
-        for better in self.optimize_incremental():
-            layout = better
-        return layout
+    def optimize(self, ctx: Optional[WorkContext] = None) -> GraphLayout:
+        """Return the best layout after all rounds.
 
-    def _count_slots(self) -> Ints:
-        """Return the fullest cell of every column, at least one slot."""
-        slots = np.ones(self._elements.n_columns, dtype=np.int64)
-        if len(self._cell):
-            cells, counts = np.unique(self._cell, return_counts=True)
-            np.maximum.at(slots, cells % self._elements.n_columns, counts)
-        return slots
+        Raises:
+            Cancelled: somebody asked ``ctx`` to stop.
+        """
+        best: Optional[GraphLayout] = None
+        for better in self.optimize_incremental(ctx):
+            best = better
+        assert best is not None  # the first is handed out in any case
+        return best
 
-    def _group_by_row(self, ends: Ints) -> list[Ints]:
-        """Return for every row the edges whose given end lies in it."""
-        if not len(ends):
-            return [np.zeros(0, dtype=np.int64)] * self._n_rows
-        rows = self._elements.row[ends]
-        order = np.argsort(rows, kind="stable")
-        bounds = np.searchsorted(rows[order], np.arange(self._n_rows + 1), side="left")
-        return [order[bounds[r] : bounds[r + 1]] for r in range(self._n_rows)]
+    # -- constraints ----------------------------------------------------------------------------
 
-    def _offsets_for(self, key: Floats) -> Floats:
-        """Return the offsets that put the nodes of every cell in the order of ``key``."""
-        return self._rank(key, self._by_cell)
+    def _find_rows(self, count: int) -> Floats:
+        """Return the middle of every row: as near to placed elements of its level as the order of
+        rows and the heights of their boxes allow."""
+        height = np.zeros(count)
+        np.maximum.at(height, self._row, self._elements.height)
+        pitch = (height[:-1] + height[1:]) / 2.0 + self._config.gap_y
+        stacked = np.concatenate([[0.0], np.cumsum(pitch)])[:count]
+        placed = np.flatnonzero(self._placed)
+        rows = self._row[placed]
+        number = np.bincount(rows, minlength=count).astype(np.float64)
+        # Heights grow upwards here, as levels do.
+        summed = np.bincount(rows, -self._elements.place_y[placed], minlength=count)
+        if len(placed):
+            stacked = stacked + float((summed / np.maximum(number, 1) - stacked)[rows].mean())
+        wish = np.where(number > 0, summed / np.maximum(number, 1), stacked)
+        return -spaced(wish, np.maximum(number, _ROW_PULL), pitch)
 
-    def _rank(self, key: Floats, members: Ints) -> Floats:
-        """Rank ``members`` (sorted by cell) within their cells; others get zero."""
-        offset = np.zeros(len(self._cell))
-        if not len(members):
-            return offset
-        order = members[np.lexsort((key[members], self._cell[members]))]
-        cells = self._cell[order]
-        first = np.flatnonzero(np.r_[True, cells[1:] != cells[:-1]])
-        counts = np.diff(np.r_[first, len(cells)])
-        rank = np.arange(len(cells)) - np.repeat(first, counts)
-        offset[order] = rank - (np.repeat(counts, counts) - 1) / 2.0
-        return offset
+    def _in_the_way(self, row: int) -> list[tuple[float, float]]:
+        """Return the intervals of a row that placed elements take, gaps included."""
+        e, free = self._elements, self._free[row]
+        if not len(free):
+            return []
+        half = float(e.height[free].max()) / 2.0 + self._config.gap_y / 2.0
+        placed = np.flatnonzero(self._placed)
+        reach = np.abs(e.place_y[placed] - self._row_y[row]) < half + e.height[placed] / 2.0
+        return [
+            (
+                float(e.place_x[box] - e.width[box] / 2.0) - self._config.gap_x,
+                float(e.place_x[box] + e.width[box] / 2.0) + self._config.gap_x,
+            )
+            for box in placed[reach]
+        ]
 
-    def _sweep(self, offset: Floats, upward: bool) -> Floats:
-        """Move every row towards its neighbours below (upward) or above, one row at a time."""
-        x = self._centre[self._elements.column] + offset
-        rows = range(self._n_rows) if upward else range(self._n_rows - 1, -1, -1)
-        near, far = (self._target, self._source) if upward else (self._source, self._target)
-        groups = self._incoming if upward else self._outgoing
-        result: Floats = offset.copy()
-        for row in rows:
-            edges = groups[row]
-            if not len(edges):
-                continue
-            members = self._by_cell[self._row_bounds[row] : self._row_bounds[row + 1]]
-            n = len(x)
-            strength = self._strength[edges]
-            pull = np.bincount(near[edges], strength, n).astype(np.float64)[members]
-            sums = np.bincount(near[edges], strength * x[far[edges]], n)[members]
-            key = x.copy()
-            pulled = pull > 0
-            key[members[pulled]] = sums[pulled] / pull[pulled]
-            result[members] = self._rank(key, members)[members]
-            x[members] = self._centre[self._elements.column[members]] + result[members]
-        return result
+    def _placed_x(self, arrangement: _Arrangement, wish: Floats, x: Floats, row: int) -> None:
+        """Put one row's free elements where they wish, as far as that can be, into ``x``."""
+        order = arrangement.orders[row]
+        if len(order):
+            x[order] = place_row(
+                wish[order], self._elements.width[order], self._config.gap_x, self._obstacles[row]
+            )
 
-    def _cost(self, offset: Floats) -> float:
-        x = self._centre[self._elements.column] + offset
-        return float(np.sum(self._strength * np.abs(x[self._source] - x[self._target])))
+    # -- layouts ----------------------------------------------------------------------------------
+
+    def _start(self) -> _Arrangement:
+        orders = [row[np.argsort(self._base[row], kind="stable")] for row in self._free]
+        return _Arrangement(orders, np.zeros(len(self._elements)))
+
+    def _laid_out(self, arrangement: _Arrangement) -> GraphLayout:
+        """Return the layout of an arrangement: every row moves towards what it is joined to."""
+        n = len(self._elements)
+        x = np.where(self._placed, self._elements.place_x, self._base)
+        for row in range(len(self._free)):
+            self._placed_x(arrangement, x + arrangement.shift, x, row)
+        for turn in range(_RELAXATIONS if len(self._source) else 0):
+            rows = range(len(self._free))
+            for row in rows if turn % 2 == 0 else reversed(rows):
+                self._placed_x(arrangement, self._pulled(x, n) + arrangement.shift, x, row)
+        return GraphLayout(x, self._y, self._cost(x))
+
+    def _pulled(self, x: Floats, n: int) -> Floats:
+        """Return where every element is drawn to: the mean of what it is joined to."""
+        s, t, strength = self._source, self._target, self._strength
+        pull = np.bincount(s, strength, n) + np.bincount(t, strength, n) + _HINT_PULL
+        sums = np.bincount(s, strength * x[t], n) + np.bincount(t, strength * x[s], n)
+        return np.asarray((sums + _HINT_PULL * self._base) / pull)
+
+    def _cost(self, x: Floats) -> LayoutCost:
+        e = self._elements
+        ends = line_ends(x, self._y, e.width, e.height, self._source, self._target)
+        run = np.abs(x[self._source] - x[self._target])
+        return LayoutCost(
+            crossings(ends, self._source, self._target),
+            covered(ends, self._source, self._target, (x, self._y, e.width, e.height)),
+            self._config.stretch * float((self._strength * run).sum()) / self._unit,
+        )
+
+    # -- search -----------------------------------------------------------------------------------
+
+    def _swept(self, arrangement: _Arrangement, x: Floats, downward: bool) -> _Arrangement:
+        """Order every row by the mean of what it is joined to in the rows passed before it."""
+        swept = arrangement.copy()
+        n, middle = len(self._elements), x.copy()
+        near, far = (self._source, self._target) if downward else (self._target, self._source)
+        pull = np.bincount(near, self._strength, n)
+        rows = range(len(swept.orders))
+        for row in reversed(rows) if downward else rows:
+            sums = np.bincount(near, self._strength * middle[far], n)
+            order = swept.orders[row]
+            wish = np.where(pull > 0, sums / np.maximum(pull, 1e-30), middle)
+            swept.orders[row] = order[np.argsort(wish[order], kind="stable")]
+            self._placed_x(swept, wish, middle, row)
+        return swept
+
+    def _changed(self, arrangement: _Arrangement, random: np.random.Generator) -> _Arrangement:
+        """Return an arrangement with one element elsewhere in its row, or shifted sideways."""
+        changed = arrangement.copy()
+        free = np.concatenate(self._free)
+        element = int(random.choice(free))
+        row = self._row[element]
+        order = changed.orders[row]
+        if len(order) > 1 and random.random() < _REORDER:
+            at = int(np.flatnonzero(order == element)[0])
+            to = (at + int(random.integers(1, len(order)))) % len(order)
+            if random.random() < 0.5:
+                order[[at, to]] = order[[to, at]]
+            else:
+                changed.orders[row] = np.insert(np.delete(order, at), to, element)
+            # Shifts that held the old order apart would pull the new one together.
+            changed.shift[order] = 0.0
+            return changed
+        step = float(random.normal()) * self._unit
+        changed.shift[element] = 0.0 if random.random() < 0.25 else changed.shift[element] + step
+        return changed

@@ -3,73 +3,34 @@
 The definitions are those of Ameisen et al. 2025 ("Circuit Tracing", appendix on graph pruning) and
 of circuit-tracer, so that numbers can be compared: row-normalise the absolute edges into A (each
 target's inputs sum to one), then ``influence = p (A + A^2 + ...)`` with the logits' probabilities
-p. The graph is acyclic, so instead of summing powers the influence is handed down once, level by
-level.
-
-An edge matrix here is ``weights`` [n_targets, n_sources]; row r belongs to node ``targets[r]``, and
-column c to node c. Nodes at the same ``level`` never feed each other.
+p. The graph is acyclic, so instead of summing powers the influence is handed down once, from one
+block of targets to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_studio.core.graph_edges import EdgeBlock
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_TINY = 1e-10
-
-
-@dataclass(frozen=True)
-class EdgeMatrix:
-    """Edges of a graph with ``n_nodes`` nodes.
-
-    ``weights`` [n_targets, n_sources]; ``targets`` [n_targets] node of each row; ``levels``
-    [n_targets] depth of each row's node, higher nearer to the output; ``totals`` [n_targets] sum of
-    |weights| of each row, by which shares are measured.
-    """
-
-    weights: Floats
-    targets: Ints
-    levels: Ints
-    totals: Floats
-    n_nodes: int
-
-    @classmethod
-    def of(cls, weights: Floats, targets: Ints, levels: Ints, n_nodes: int) -> EdgeMatrix:
-        """An edge matrix whose totals are summed here."""
-        totals = np.empty(len(targets), dtype=np.float32)
-        for rows in _chunks(len(targets)):
-            totals[rows] = np.abs(weights[rows]).sum(1)
-        return cls(weights, targets, levels, totals, n_nodes)
-
-    def restricted(self, keep: Bools) -> tuple[EdgeMatrix, Ints]:
-        """The matrix of the kept nodes alone, renumbered, and the numbers they had."""
-        nodes = np.flatnonzero(keep)
-        renumber = np.full(self.n_nodes, -1, dtype=np.int64)
-        renumber[nodes] = np.arange(len(nodes))
-        rows = np.flatnonzero(keep[self.targets])
-        n_sources = self.weights.shape[1]
-        columns = nodes[nodes < n_sources]
-        weights = self.weights[np.ix_(rows, columns)]
-        matrix = EdgeMatrix.of(weights, renumber[self.targets[rows]], self.levels[rows], len(nodes))
-        return matrix, nodes
-
-    def normalised(self, rows: NDArray[np.intp] | slice) -> Floats:
-        """|weights| of some rows, each row summing to one."""
-        totals = np.maximum(self.totals[rows], np.float32(_TINY))
-        normalised: Floats = np.abs(self.weights[rows]) / totals[:, None]
-        return normalised
+TINY = np.float32(1e-10)
+_BINS = 1 << 16
 
 
 @dataclass(frozen=True)
 class GraphScores:
     """Whether a graph may be believed.
+
+    Where not all features were traced, nothing is known of what feeds the others. They count as
+    not explained, so that the two shares are lower bounds.
 
     Attributes:
         replacement: share of end-to-end influence that starts at tokens rather than errors.
@@ -82,59 +43,84 @@ class GraphScores:
     max_identity_error: float
 
 
-def node_influence(matrix: EdgeMatrix, start: Floats) -> Floats:
+def input_totals(blocks: Iterable[EdgeBlock], n_nodes: int) -> Floats:
+    """Sum of |weights| into every node [n_nodes], by which shares are measured; 0 for no target."""
+    totals = np.zeros(n_nodes, dtype=np.float32)
+    for block in blocks:
+        totals[block.targets] = np.abs(block.weights).sum(1)
+    return totals
+
+
+def node_influence(blocks: Iterable[EdgeBlock], totals: Floats, start: Floats) -> Floats:
     """Influence [n_nodes] of every node on the outputs.
 
     Args:
-        matrix: the edges.
+        blocks: the edges, targets of greater depth first.
+        totals: [n_nodes] from ``input_totals``.
         start: [n_nodes] what the outputs weigh: their probabilities, zero elsewhere.
     """
-    influence = np.zeros(matrix.n_nodes, dtype=np.float64)
-    n_sources = matrix.weights.shape[1]
-    for level in np.unique(matrix.levels)[::-1]:
-        at_level = np.flatnonzero(matrix.levels == level)
-        for chunk in _chunks(len(at_level)):
-            rows = at_level[chunk]
-            weight = (influence + start)[matrix.targets[rows]] / np.maximum(
-                matrix.totals[rows], _TINY
-            )
-            influence[:n_sources] += weight.astype(np.float32) @ np.abs(matrix.weights[rows])
+    influence = np.zeros(len(totals), dtype=np.float64)
+    for block in blocks:
+        weight = (influence + start)[block.targets]
+        if weight.any():
+            weight /= np.maximum(totals[block.targets], TINY)
+            influence[block.columns] += weight.astype(np.float32) @ np.abs(block.weights)
     return influence.astype(np.float32)
 
 
-def replacement_score(influence: Floats, embeddings: Bools, errors: Bools) -> float:
-    """Share of the influence arriving at the graph's leaves that arrives at tokens."""
+def replacement_score(influence: Floats, embeddings: Bools, unexplained: Bools) -> float:
+    """Share of the influence arriving at the graph's leaves that arrives at tokens.
+
+    ``unexplained`` [n_nodes]: the other leaves, which are errors and features that have no row.
+    """
     from_tokens = float(influence[embeddings].sum())
-    from_errors = float(influence[errors].sum())
-    return from_tokens / max(from_tokens + from_errors, _TINY)
+    from_errors = float(influence[unexplained].sum())
+    return from_tokens / max(from_tokens + from_errors, float(TINY))
 
 
 def completeness_score(
-    matrix: EdgeMatrix, influence: Floats, start: Floats, errors: Bools
+    blocks: Iterable[EdgeBlock],
+    totals: Floats,
+    influence: Floats,
+    start: Floats,
+    errors: Bools,
+    untraced: Bools,
 ) -> float:
     """Mean share of inputs that are not errors, over all nodes, weighted by their influence."""
     weight = influence.astype(np.float64) + start
-    explained = np.ones(matrix.n_nodes)
-    columns = np.flatnonzero(errors[: matrix.weights.shape[1]])
-    for rows in _chunks(len(matrix.targets)):
-        from_errors = np.abs(matrix.weights[rows][:, columns]).sum(1)
-        explained[matrix.targets[rows]] -= from_errors / np.maximum(matrix.totals[rows], _TINY)
-    return float((explained * weight).sum() / max(weight.sum(), _TINY))
+    explained = np.ones(len(totals))
+    explained[untraced] = 0.0
+    for block in blocks:
+        columns = np.flatnonzero(errors[block.columns])
+        from_errors = np.abs(block.weights[:, columns]).sum(1)
+        explained[block.targets] -= from_errors / np.maximum(totals[block.targets], TINY)
+    return float((explained * weight).sum() / max(float(weight.sum()), float(TINY)))
 
 
 def share_threshold(scores: Floats, share: float) -> float:
     """The score above which (inclusive) the smallest set lies that holds ``share`` of the total.
 
-    A share of 1 keeps everything, however the sums round.
+    A share of 1 keeps everything, however the sums round; a share of 0 the largest. Scores are not
+    negative. Tens of millions of them are not sorted but counted in bins first: the bits of a
+    positive float, read as a whole number, are in the order of the floats.
     """
-    if share >= 1.0:
+    if share >= 1.0 or not len(scores):
         return 0.0
-    ordered = np.sort(scores)[::-1]
-    cumulative = np.cumsum(ordered, dtype=np.float64)
-    if not len(ordered) or cumulative[-1] <= 0:
+    if share <= 0.0:
+        return float(scores.max())
+    scores = np.ascontiguousarray(scores, dtype=np.float32)
+    bins = scores.view(np.uint32) >> np.uint32(16)
+    held = np.bincount(bins, weights=scores, minlength=_BINS)
+    above = np.cumsum(held[::-1])
+    if above[-1] <= 0:
         return 0.0
-    place = int(np.searchsorted(cumulative / cumulative[-1], share))
-    return float(ordered[min(place, len(ordered) - 1)])
+    wanted = share * above[-1]
+    place = min(int(np.searchsorted(above, wanted)), len(above) - 1)
+    number = len(above) - 1 - place
+    inside = np.sort(scores[bins == number])[::-1]
+    before = above[place - 1] if place else 0.0
+    within = int(np.searchsorted(before + np.cumsum(inside, dtype=np.float64), wanted))
+    return float(inside[min(within, len(inside) - 1)])
 
 
 @dataclass(frozen=True)
@@ -148,7 +134,7 @@ class KeptEdges:
 
 
 def prune(
-    matrix: EdgeMatrix,
+    blocks: Iterable[EdgeBlock],
     influence: Floats,
     start: Floats,
     always: Bools,
@@ -160,7 +146,7 @@ def prune(
     ``edge_share`` of the edge influence among them, then drop what dangles.
 
     Args:
-        matrix: all edges.
+        blocks: all edges, targets of greater depth first.
         influence: [n_nodes] from ``node_influence``.
         start: [n_nodes] as for ``node_influence``.
         always: [n_nodes] nodes that stay whatever they weigh (tokens and logits).
@@ -169,35 +155,46 @@ def prune(
         edge_share: in [0, 1].
     """
     keep = (influence >= share_threshold(influence, node_share)) | always
-    small, nodes = matrix.restricted(keep)
-    weight = node_influence(small, start[nodes]) + start[nodes]
-    scores = small.normalised(slice(None)) * weight[small.targets][:, None]
-    edges = (scores >= share_threshold(scores.ravel(), edge_share)) & (small.weights != 0)
+    small = restricted(blocks, keep)
+    totals = input_totals(small, len(keep))
+    weight = node_influence(small, totals, start) + start
+    per_unit = weight / np.maximum(totals, TINY)
+    scores = [np.abs(block.weights) * per_unit[block.targets][:, None] for block in small]
+    flat = np.concatenate([np.zeros(0, dtype=np.float32), *(score.ravel() for score in scores)])
+    threshold = share_threshold(flat, edge_share)
 
-    free = ~always[nodes]
-    hungry = needs_inputs[nodes]
-    alive = np.ones(len(nodes), dtype=bool)
-    n_sources = small.weights.shape[1]
+    sources, targets, weights = [], [], []
+    for block, score in zip(small, scores, strict=True):
+        row, column = np.nonzero((score >= threshold) & (block.weights != 0))
+        sources.append(block.columns[column])
+        targets.append(block.targets[row])
+        weights.append(block.weights[row, column])
+    no_nodes = np.zeros(0, dtype=np.int64)
+    source = np.concatenate([no_nodes, *sources])
+    target = np.concatenate([no_nodes, *targets])
+    edge_weight = np.concatenate([np.zeros(0, dtype=np.float32), *weights])
+
+    alive = keep.copy()
     while True:
-        feeds = np.zeros(len(nodes), dtype=bool)
-        feeds[:n_sources] = edges.any(0)
-        fed = np.zeros(len(nodes), dtype=bool)
-        fed[small.targets] = edges.any(1)
-        still = alive & (feeds | ~free) & (fed | ~hungry)
+        feeds, fed = np.zeros_like(alive), np.zeros_like(alive)
+        feeds[source], fed[target] = True, True
+        still = alive & (feeds | always) & (fed | ~needs_inputs | always)
         if np.array_equal(still, alive):
             break
         alive = still
-        edges &= alive[small.targets][:, None]
-        edges &= alive[:n_sources][None, :]
-    row, column = np.nonzero(edges)
-    return KeptEdges(
-        nodes=nodes[alive],
-        source=nodes[column],
-        target=nodes[small.targets[row]],
-        weight=small.weights[row, column],
-    )
+        stays = alive[source] & alive[target]
+        source, target, edge_weight = source[stays], target[stays], edge_weight[stays]
+    return KeptEdges(np.flatnonzero(alive), source, target, edge_weight)
 
 
-def _chunks(n: int, size: int = 512) -> Iterator[slice]:
-    for begin in range(0, n, size):
-        yield slice(begin, min(begin + size, n))
+def restricted(blocks: Iterable[EdgeBlock], keep: Bools) -> Sequence[EdgeBlock]:
+    """The edges among the kept nodes [n_nodes] alone."""
+    small = []
+    for block in blocks:
+        rows = np.flatnonzero(keep[block.targets])
+        if not len(rows):
+            continue
+        columns = np.flatnonzero(keep[block.columns])
+        weights = block.weights[rows][:, columns]
+        small.append(EdgeBlock(block.targets[rows], block.columns[columns], weights))
+    return small
