@@ -28,6 +28,7 @@ from loguru import logger
 from attention_studio import __version__
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.files import explain_write_errors
+from attention_studio.utils.outgoing import log_request, public_address
 from attention_studio.utils.progress import WorkContext
 
 _CHUNK = 256 << 10
@@ -116,12 +117,12 @@ class Downloader:
                 if isinstance(item, bytes):
                     body += item
                     if len(body) > max_bytes:
-                        raise DownloadError(f"{_public(url)} sent far more than expected")
+                        raise DownloadError(f"{public_address(url)} sent far more than expected")
         try:
             return json.loads(bytes(body).decode("utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise DownloadError(
-                f"{_public(url)} did not send valid JSON",
+                f"{public_address(url)} did not send valid JSON",
                 str(error),
                 "A proxy or a login page may stand in between; check the network",
             ) from error
@@ -223,10 +224,11 @@ class Downloader:
         """Yield the answer's head, then its bytes from ``start`` on."""
         if self._offline:
             raise NetworkError(
-                f"{_public(url)} was not asked",
+                f"{public_address(url)} was not asked",
                 "the studio is set to work offline",
                 "Set ATTENTION_STUDIO_OFFLINE=false to allow it",
             )
+        log_request("GET", url, f"from byte {start:,}" if start else "whole")
         items: queue.Queue[_Item] = queue.Queue(maxsize=8)
         left = threading.Event()
         request = self._request(url, start)
@@ -253,7 +255,7 @@ class Downloader:
                     if item.code == 429 or item.code >= 500:
                         raise _unreachable(url, f"the server answered HTTP {item.code}") from None
                     code = item.headers.get("X-Error-Code", "") if item.headers else ""
-                    raise HttpStatusError(_public(url), item.code, code) from None
+                    raise HttpStatusError(public_address(url), item.code, code) from None
                 if isinstance(item, Exception):
                     reason = getattr(item, "reason", None) or item
                     raise _unreachable(url, str(reason)) from item
@@ -286,6 +288,8 @@ def _read(
 
     try:
         with _opener().open(request, timeout=timeout) as response:
+            if response.geturl() != request.full_url:
+                log_request("GET", response.geturl(), "sent on there")
             length = response.headers.get("Content-Length")
             put(_Head(response.status, int(length) if length else None))
             while not left.is_set():
@@ -333,13 +337,6 @@ def _difference(file: RemoteFile, size: int, sha256: str) -> str:
     if file.sha256 is not None and sha256 != file.sha256:
         return f"its SHA-256 is {sha256} where {file.sha256} was published"
     return ""
-
-
-def _public(url: str) -> str:
-    # Signed addresses carry credentials in their query.
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{host}{':' + str(parts.port) if parts.port else ''}{parts.path}"
 
 
 def _unreachable(url: str, reason: str) -> NetworkError:

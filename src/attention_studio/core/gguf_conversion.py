@@ -83,6 +83,8 @@ def _convert(source: Path, folder: Path, available_bytes: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from attention_studio.core.tokenizer_loading import compact_tokenizer
+
     n_parameters = sum(int(t.n_elements) for t in gguf.GGUFReader(str(source)).tensors)
     needed = int(n_parameters * 4 * _OVERHEAD)
     if needed > available_bytes:
@@ -101,6 +103,7 @@ def _convert(source: Path, folder: Path, available_bytes: int) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tokenizer.save_pretrained(str(folder))
+    compact_tokenizer(folder)
     try:
         model.save_pretrained(str(folder))
     except Exception as error:

@@ -1,8 +1,9 @@
 """One view of any supported decoder.
 
-Everything that knows how a model family names and wires its parts is in this file. The rest of the
-core sees layers that read the residual stream through a norm, write to it, and end in a linear
-unembedding. For that view to be exact, two facts must hold for every family (and are tested):
+How a family names and wires its parts is in ``core.model_families``, and this file alone reaches
+into models with it. The rest of the core sees layers that read the residual stream through a norm,
+write to it, and end in a linear unembedding. For that view to be exact, two facts must hold for
+every family (and are tested):
 
 - embedding + every attention write + every MLP write = the final residual stream;
 - with attention patterns and norm denominators frozen, every write is linear in what it reads.
@@ -10,35 +11,33 @@ unembedding. For that view to be exact, two facts must hold for every family (an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Optional, cast
+from typing import Any, Literal, Optional, cast
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from attention_studio.core.linear_parts import (
+    FrozenNorm,
+    QueryKeyWeights,
+    ValueOutputWeights,
+)
+from attention_studio.core.model_families import FAMILIES, UnsupportedModelError
+from attention_studio.core.sites import Site
 from attention_studio.utils.errors import StudioError
 
-HOOK_CONVENTION = "mlp-norm-out -> residual-write"
-"""What a dictionary reads and predicts: the MLP's input after its norm (gain and bias applied), and
-what the MLP adds to the residual stream (after a post-MLP norm, where the family has one)."""
+HOOK_CONVENTION = "norm-out -> residual-write"
+"""What a dictionary reads and predicts: the module's input after its norm (gain and bias applied),
+and what the module adds to the residual stream (after its post-norm, where the family has one)."""
 
-MlpReplacement = Callable[[Tensor, Tensor], Tensor]
+LayerPart = Literal["attention_norm", "attention", "attention_post_norm", "mlp_norm"]
+"""Parts of a layer that a local model freezes."""
 
-
-class UnsupportedModelError(StudioError):
-    """The model's family is not one that the adapter knows."""
-
-    @classmethod
-    def of(cls, family: str) -> UnsupportedModelError:
-        """The error for an unknown family; it names the known ones."""
-        return cls(
-            f"Models of the family '{family}' cannot be opened",
-            "the studio must know where a family keeps its norms, attention and MLPs",
-            f"choose a model of one of these families: {', '.join(SUPPORTED_FAMILIES)}",
-        )
+Replacement = Callable[[Tensor, Tensor], Tensor]
+"""A module's input and its own write (both ``[B, S, d]``) to the write that is used instead."""
 
 
 class OffloadedWeightsError(StudioError):
@@ -46,181 +45,24 @@ class OffloadedWeightsError(StudioError):
 
 
 @dataclass(frozen=True)
-class _Family:
-    """How one family names its parts. Dotted paths start at the model, or at one layer."""
-
-    base: str
-    embedding: str
-    layers: str
-    final_norm: str
-    attention_norm: str
-    attention: str
-    mlp_norm: str
-    mlp: str
-    fused_values: str = ""
-    attention_post_norm: str = ""
-    mlp_post_norm: str = ""
-    gain_offset: float = 0.0
-    centred_norms: bool = False
-
-
-_LLAMA = _Family(
-    base="model",
-    embedding="model.embed_tokens",
-    layers="model.layers",
-    final_norm="model.norm",
-    attention_norm="input_layernorm",
-    attention="self_attn",
-    mlp_norm="post_attention_layernorm",
-    mlp="mlp",
-)
-
-_GEMMA = _Family(
-    base="model",
-    embedding="model.embed_tokens",
-    layers="model.layers",
-    final_norm="model.norm",
-    attention_norm="input_layernorm",
-    attention="self_attn",
-    attention_post_norm="post_attention_layernorm",
-    mlp_norm="pre_feedforward_layernorm",
-    mlp="mlp",
-    mlp_post_norm="post_feedforward_layernorm",
-    gain_offset=1.0,
-)
-
-_FAMILIES: dict[str, _Family] = {
-    "gpt2": _Family(
-        base="transformer",
-        embedding="transformer.wte",
-        layers="transformer.h",
-        final_norm="transformer.ln_f",
-        attention_norm="ln_1",
-        attention="attn",
-        fused_values="c_attn",
-        mlp_norm="ln_2",
-        mlp="mlp",
-        centred_norms=True,
-    ),
-    "gpt_neox": _Family(
-        base="gpt_neox",
-        embedding="gpt_neox.embed_in",
-        layers="gpt_neox.layers",
-        final_norm="gpt_neox.final_layer_norm",
-        attention_norm="input_layernorm",
-        attention="attention",
-        fused_values="query_key_value",
-        mlp_norm="post_attention_layernorm",
-        mlp="mlp",
-        centred_norms=True,
-    ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma2": _GEMMA,
-    "gemma3_text": _GEMMA,
-}
-
-SUPPORTED_FAMILIES: tuple[str, ...] = tuple(_FAMILIES)
-
-
-@dataclass(frozen=True)
-class FrozenNorm:
-    """An RMSNorm or LayerNorm whose denominator is given, which makes it an affine map.
-
-    ``gain`` [d]; ``bias`` [d] or None; ``centred`` is True for LayerNorm, which takes the mean out.
-    """
-
-    gain: Tensor
-    bias: Optional[Tensor]
-    centred: bool
-    eps: float
-
-    def scale(self, x: Tensor) -> Tensor:
-        """The inverse denominator for inputs ``x`` [..., d], shape [...]."""
-        if self.centred:
-            x = x - x.mean(-1, keepdim=True)
-        return torch.rsqrt(x.pow(2).mean(-1) + self.eps)
-
-    def apply(self, x: Tensor, scale: Tensor) -> Tensor:
-        """The norm's output [..., d] for ``x`` [..., d] under the inverse denominator [...]."""
-        y = self.push(x, scale)
-        return y if self.bias is None else y + self.bias
-
-    def push(self, x: Tensor, scale: Tensor) -> Tensor:
-        """The linear part of ``apply``: what a change ``x`` of the input does to the output."""
-        if self.centred:
-            x = x - x.mean(-1, keepdim=True)
-        return x * scale.unsqueeze(-1) * self.gain
-
-    def pull(self, gradient: Tensor, scale: Tensor) -> Tensor:
-        """The transpose of ``push``: from a gradient at the output to one at the input."""
-        gradient = gradient * self.gain
-        if self.centred:
-            gradient = gradient - gradient.mean(-1, keepdim=True)
-        return gradient * scale.unsqueeze(-1)
-
-
-@dataclass(frozen=True)
-class ValueOutputWeights:
-    """The linear part of an attention block once its pattern is frozen.
-
-    ``value`` [d, n_kv * d_head] and ``value_bias`` take the normed input to the values; ``output``
-    [n_heads * d_head, d] and ``output_bias`` take the mixed values to the block's output. Query
-    head h uses key/value head ``h // (n_heads / n_kv)``.
-    """
-
-    value: Tensor
-    value_bias: Optional[Tensor]
-    output: Tensor
-    output_bias: Optional[Tensor]
-    n_heads: int
-    n_kv_heads: int
-
-    @property
-    def d_head(self) -> int:
-        """Width of one head's value."""
-        return self.output.shape[0] // self.n_heads
-
-    def push(self, x: Tensor, pattern: Tensor) -> Tensor:
-        """Output change [..., T, d] for a change ``x`` [..., T, d] of the normed input.
-
-        ``pattern`` [n_heads, T, T] is held fixed; biases play no part in a change.
-        """
-        return self._mix(x @ self.value, pattern)
-
-    def apply(self, x: Tensor, pattern: Tensor) -> Tensor:
-        """The block's output [..., T, d] for the normed input ``x`` [..., T, d]."""
-        values = x @ self.value
-        if self.value_bias is not None:
-            values = values + self.value_bias
-        mixed = self._mix(values, pattern)
-        return mixed if self.output_bias is None else mixed + self.output_bias
-
-    def _mix(self, values: Tensor, pattern: Tensor) -> Tensor:
-        heads = values.view(*values.shape[:-1], self.n_kv_heads, self.d_head)
-        heads = heads.repeat_interleave(self.n_heads // self.n_kv_heads, dim=-2)
-        mixed = torch.einsum("hts,...shd->...thd", pattern, heads)
-        return mixed.flatten(-2) @ self.output
-
-    def pull_to_values(self, gradient: Tensor, pattern: Tensor) -> Tensor:
-        """From a gradient at the output [n, T, d] to one at the values [n, T, n_kv * d_head]."""
-        n, length, _ = gradient.shape
-        heads = (gradient @ self.output.T).view(n, length, self.n_heads, self.d_head)
-        per_head = heads.permute(2, 0, 3, 1).reshape(self.n_heads, n * self.d_head, length)
-        at_source = torch.bmm(per_head, pattern)
-        group = self.n_heads // self.n_kv_heads
-        at_source = at_source.view(self.n_kv_heads, group, n, self.d_head, length).sum(1)
-        return at_source.permute(1, 3, 0, 2).reshape(n, length, -1)
-
-
-@dataclass(frozen=True)
-class MlpActivations:
-    """What a dictionary reads and predicts at one layer: ``inputs`` and ``outputs`` [..., d]."""
+class ModuleActivations:
+    """What a dictionary reads and predicts at one site: ``inputs`` and ``outputs`` [..., d]."""
 
     inputs: Tensor
     outputs: Tensor
+
+    def part(self, where: slice | Tensor) -> ModuleActivations:
+        """Both at an index into their leading dimensions."""
+        return ModuleActivations(self.inputs[where], self.outputs[where])
+
+    def to(self, device: torch.device) -> ModuleActivations:
+        """Both on ``device``."""
+        return ModuleActivations(self.inputs.to(device), self.outputs.to(device))
+
+    def put(self, where: Tensor, other: ModuleActivations) -> None:
+        """Copy ``other`` to the places ``where`` of the first dimension."""
+        self.inputs.index_copy_(0, where, other.inputs)
+        self.outputs.index_copy_(0, where, other.outputs)
 
 
 @dataclass(frozen=True)
@@ -264,9 +106,9 @@ class ModelAdapter:
     def __init__(self, model: Any, family: str) -> None:
         self.model = model
         self.family = family
-        self._spec = _FAMILIES[family]
+        self._spec = FAMILIES[family]
         config = model.config
-        self._layers = list(_part(model, self._spec.layers))
+        self._layers: list[Any] = list(_part(model, self._spec.layers))
         self.n_layers = len(self._layers)
         self.d_model = int(_part(model, self._spec.embedding).weight.shape[1])
         self.vocab_size = int(_part(model, self._spec.embedding).weight.shape[0])
@@ -279,7 +121,7 @@ class ModelAdapter:
             or 4 * self.d_model
         )
         self.context_length = int(config.max_position_embeddings)
-        self.parallel = bool(family == "gpt_neox" and config.use_parallel_residual)
+        self.parallel = self._spec.can_be_parallel and bool(config.use_parallel_residual)
         model.eval()
         model.requires_grad_(False)
 
@@ -287,12 +129,19 @@ class ModelAdapter:
     def for_model(cls, model: Any) -> ModelAdapter:
         """The adapter for a transformers causal language model.
 
+        A model that would leave out the cap on its attention's scores is set to apply it.
+
         Raises:
             UnsupportedModelError: the family is unknown; the message names the known ones.
         """
         family = str(getattr(model.config, "model_type", "unknown"))
-        if family not in _FAMILIES:
+        if family not in FAMILIES:
             raise UnsupportedModelError.of(family)
+        # PyTorch's fused attention knows no cap. transformers 5.20 takes it for Gemma 2 all the
+        # same, and then computes another model than the one that was trained.
+        capped = getattr(model.config, "attn_logit_softcapping", None) is not None
+        if capped and model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation("eager")
         return cls(model, family)
 
     @property
@@ -330,33 +179,83 @@ class ModelAdapter:
         bias = getattr(head, "bias", None)
         return self._here(head.weight), None if bias is None else self._here(bias)
 
+    @property
+    def logit_cap(self) -> Optional[float]:
+        """What logits are capped to, ``cap * tanh(logit / cap)`` (Gemma 2), or None."""
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return None if cap is None else float(cap)
+
+    def unembed(self, normed: Tensor) -> Tensor:
+        """The model's logits [..., V] for the final norm's output [..., d], capped as it caps."""
+        weight, bias = self.unembedding()
+        return self.capped(nn.functional.linear(normed, weight, bias))
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits under the model's cap, where it has one."""
+        cap = self.logit_cap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
     def value_output(self, layer: int) -> ValueOutputWeights:
         """The value and output maps of layer ``layer``'s attention, in one layout."""
         attention = _part(self._layers[layer], self._spec.attention)
-        d, width = self.d_model, self.d_head
-        if self.family == "gpt2":
-            value = attention.c_attn.weight[:, 2 * d :]
-            value_bias = attention.c_attn.bias[2 * d :]
-            output, output_bias = attention.c_proj.weight, attention.c_proj.bias
-        elif self.family == "gpt_neox":
-            # Rows are grouped by head, and within a head by query, key, value.
-            fused = attention.query_key_value
-            value = fused.weight.view(self.n_heads, 3, width, d)[:, 2].reshape(-1, d).T
-            value_bias = (
-                None if fused.bias is None else fused.bias.view(self.n_heads, 3, width)[:, 2]
-            )
-            value_bias = None if value_bias is None else value_bias.reshape(-1)
-            output, output_bias = attention.dense.weight.T, attention.dense.bias
-        else:
-            value, value_bias = attention.v_proj.weight.T, attention.v_proj.bias
-            output, output_bias = attention.o_proj.weight.T, attention.o_proj.bias
+        _, _, (value, value_bias) = self._spec.query_key_value(attention, self.n_heads)
+        output, output_bias = self._spec.output(attention)
         return ValueOutputWeights(
-            value=self._here(value),
+            value=self._here(value.T),
             value_bias=None if value_bias is None else self._here(value_bias),
-            output=self._here(output),
+            output=self._here(output.T),
             output_bias=None if output_bias is None else self._here(output_bias),
             n_heads=self.n_heads,
             n_kv_heads=self.n_kv_heads,
+        )
+
+    def query_key(self, layer: int) -> QueryKeyWeights:
+        """The query and key maps of layer ``layer``'s attention, one per head, in one layout.
+
+        Rotary frequencies that a family changes with the length of the text ("dynamic" and
+        "longrope") are those of the model's last pass.
+        """
+        attention = _part(self._layers[layer], self._spec.attention)
+        maps = self._spec.query_key_value(attention, self.n_heads)[:2]
+        shape = (self.n_heads, self.d_head)
+        zero = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        weights, biases = [], []
+        for weight, bias in maps:
+            heads = self._here(weight).reshape(-1, self.d_head, self.d_model).transpose(1, 2)
+            repeats = self.n_heads // heads.shape[0]
+            weights.append(heads.repeat_interleave(repeats, dim=0))
+            if bias is None:
+                biases.append(zero)
+            else:
+                heads = self._here(bias).reshape(-1, self.d_head)
+                biases.append(heads.repeat_interleave(repeats, dim=0))
+        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        frozen = [None if module is None else self._norm(module) for module in norms]
+        rotary = getattr(_part(self.model, self._spec.base), "rotary_emb", None)
+        inv_freq, rotary_scaling = None, 1.0
+        if rotary is not None:
+            # Gemma 3 keeps one set of frequencies for its local layers and one for its global.
+            kind = f"{attention.layer_type}_" if hasattr(rotary, "layer_types") else ""
+            inv_freq = self._here(getattr(rotary, f"{kind}inv_freq")).float()
+            rotary_scaling = float(getattr(rotary, f"{kind}attention_scaling"))
+        config = self.model.config
+        cap = config.attn_logit_softcapping if self._spec.capped_scores else None
+        windowed = config if self._spec.same_window else attention
+        window = getattr(windowed, "sliding_window", None)
+        return QueryKeyWeights(
+            W_Q=weights[0],
+            W_K=weights[1],
+            b_Q=biases[0],
+            b_K=biases[1],
+            q_gain=None if frozen[0] is None else frozen[0].gain,
+            k_gain=None if frozen[1] is None else frozen[1].gain,
+            eps=0.0 if frozen[0] is None else frozen[0].eps,
+            rotary_dim=0 if inv_freq is None else 2 * inv_freq.numel(),
+            inv_freq=inv_freq,
+            rotary_scaling=rotary_scaling,
+            score_scale=float(attention.scaling),
+            score_cap=None if cap is None else float(cap),
+            window=None if window is None else int(window),
         )
 
     def count_parameters(self, layer: int) -> tuple[int, int, int]:
@@ -369,6 +268,11 @@ class ModelAdapter:
         )
         total, attention, mlp = (sum(p.numel() for p in part.parameters()) for part in parts)
         return total, attention, mlp
+
+    def modules_beyond(self, layers: int) -> list[nn.Module]:
+        """What a harvest from the first ``layers`` layers never runs: the others, and the
+        unembedding."""
+        return [*self._layers[layers:], self.model.get_output_embeddings()]
 
     def _here(self, weight: Tensor) -> Tensor:
         """A weight on the adapter's device."""
@@ -419,70 +323,92 @@ class ModelAdapter:
         return cast(Tensor, base(**self._call(ids)).last_hidden_state.to(self.device))
 
     @torch.no_grad()
-    def harvest(
-        self, ids: Tensor | Sequence[int], layers: Sequence[int]
-    ) -> dict[int, MlpActivations]:
-        """MLP inputs and residual writes [B, S, d] of the chosen layers, from one forward pass.
+    def final_normed_next(self, ids: Tensor, cache: Any, length: int) -> tuple[Tensor, Any]:
+        """``final_normed`` for tokens [B, S] that come after others that a cache remembers.
 
-        The pass stops after the last layer that is asked for, and the unembedding is never run.
+        Args:
+            ids: the new tokens.
+            cache: what the call before gave back; None: there are no tokens before.
+            length: how many tokens there are with these.
+
+        Returns:
+            [B, S, d], and the cache that holds these too.
+        """
+        tokens = ids.to(self.device)
+        output = _part(self.model, self._spec.base)(
+            input_ids=tokens,
+            attention_mask=tokens.new_ones(len(tokens), length),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state.to(self.device), output.past_key_values
+
+    @torch.no_grad()
+    def harvest(
+        self, ids: Tensor | Sequence[int], sites: Iterable[Site]
+    ) -> dict[Site, ModuleActivations]:
+        """Inputs and residual writes [B, S, d] of the chosen modules, from one forward pass.
+
+        The pass stops after the last module that is asked for, and the unembedding is never run.
         Layers may lie on several devices; what is returned lies on the adapter's.
         """
-        wanted = set(layers)
-        last = max(wanted)
-        inputs: dict[int, Tensor] = {}
-        found: dict[int, MlpActivations] = {}
+        wanted = set(sites)
+        inputs: dict[Site, Tensor] = {}
+        found: dict[Site, ModuleActivations] = {}
 
-        def see_input(layer: int) -> Callable[..., None]:
+        def see_input(site: Site) -> Callable[..., None]:
             def hook(_module: Any, _args: Any, output: Tensor) -> None:
-                inputs[layer] = output
+                inputs[site] = output
 
             return hook
 
-        def see_output(layer: int) -> Callable[..., None]:
-            def hook(_module: Any, _args: Any, output: Tensor) -> None:
-                found[layer] = MlpActivations(
-                    inputs.pop(layer).to(self.device), output.to(self.device)
+        def see_output(site: Site) -> Callable[..., None]:
+            def hook(_module: Any, _args: Any, output: Any) -> None:
+                found[site] = ModuleActivations(
+                    inputs.pop(site).to(self.device), _first(output).to(self.device)
                 )
-                if layer == last:
+                if len(found) == len(wanted):
                     raise _StopForward
 
             return hook
 
         with self._hooks() as add:
-            for layer in wanted:
-                add(self._mlp_norm_module(layer), see_input(layer))
-                add(self._mlp_write_module(layer), see_output(layer))
+            for site in wanted:
+                add(self._norm_module(site), see_input(site))
+                add(self._write_module(site), see_output(site))
             with suppress(_StopForward):
                 _part(self.model, self._spec.base)(**self._call(ids))
         return found
 
     @contextmanager
-    def replaced_mlps(self, replacements: Mapping[int, MlpReplacement]) -> Iterator[None]:
-        """Within the block, the residual writes of some layers' MLPs are what a function says.
+    def replaced(self, replacements: Mapping[Site, Replacement]) -> Iterator[None]:
+        """Within the block, the residual writes of some modules are what a function says.
 
         Args:
-            replacements: layer -> function of the MLP's input and its own write (both [B, S, d],
-                on the adapter's device) that returns the write to use instead.
+            replacements: site -> function of the module's input and its own write (both
+                [B, S, d], on the adapter's device) that returns the write to use instead.
         """
-        inputs: dict[int, Tensor] = {}
+        inputs: dict[Site, Tensor] = {}
 
-        def see_input(layer: int) -> Callable[..., None]:
+        def see_input(site: Site) -> Callable[..., None]:
             def hook(_module: Any, _args: Any, output: Tensor) -> None:
-                inputs[layer] = output
+                inputs[site] = output
 
             return hook
 
-        def replace(layer: int, function: MlpReplacement) -> Callable[..., Tensor]:
-            def hook(_module: Any, _args: Any, output: Tensor) -> Tensor:
-                write = function(inputs.pop(layer).to(self.device), output.to(self.device))
-                return write.to(output.device, output.dtype)
+        def replace(site: Site, function: Replacement) -> Callable[..., Any]:
+            def hook(_module: Any, _args: Any, output: Any) -> Any:
+                own = _first(output)
+                write = function(inputs.pop(site).to(self.device), own.to(self.device))
+                write = write.to(own.device, own.dtype)
+                return (write, *output[1:]) if isinstance(output, tuple) else write
 
             return hook
 
         with self._hooks() as add:
-            for layer, function in replacements.items():
-                add(self._mlp_norm_module(layer), see_input(layer))
-                add(self._mlp_write_module(layer), replace(layer, function))
+            for site, function in replacements.items():
+                add(self._norm_module(site), see_input(site))
+                add(self._write_module(site), replace(site, function))
             yield
 
     @torch.no_grad()
@@ -519,9 +445,10 @@ class ModelAdapter:
                 add(_part(module, self._spec.attention), keep_attention)
                 if self._spec.attention_post_norm:
                     add(_part(module, self._spec.attention_post_norm), keep("attn_out"))
-                add(self._mlp_norm_module(index), keep_mid, before=True)
-                add(self._mlp_norm_module(index), keep("mlp_in"))
-                add(self._mlp_write_module(index), keep("mlp_out"))
+                mlp = Site(index, "mlp")
+                add(self._norm_module(mlp), keep_mid, before=True)
+                add(self._norm_module(mlp), keep("mlp_in"))
+                add(self._write_module(mlp), keep("mlp_out"))
             add(_part(self.model, self._spec.final_norm), keep_final, before=True)
             logits = self.model(**self._call(ids)).logits[0]
 
@@ -559,11 +486,31 @@ class ModelAdapter:
 
     # ---- hooks ---------------------------------------------------------------------------------
 
-    def _mlp_norm_module(self, layer: int) -> Any:
-        return _part(self._layers[layer], self._spec.mlp_norm)
+    def layer_module(self, layer: int, part: LayerPart) -> Optional[nn.Module]:
+        """A part of a layer, for hooks; None where the family has none."""
+        path = getattr(self._spec, part)
+        return cast(nn.Module, _part(self._layers[layer], path)) if path else None
 
-    def _mlp_write_module(self, layer: int) -> Any:
-        return _part(self._layers[layer], self._spec.mlp_post_norm or self._spec.mlp)
+    def final_norm_module(self) -> nn.Module:
+        """The norm before the unembedding, for hooks."""
+        return cast(nn.Module, _part(self.model, self._spec.final_norm))
+
+    def stream_reader(self, depth: int) -> nn.Module:
+        """The module that takes the whole residual stream as its first input after ``depth``
+        layers, for hooks: the next layer, or the final norm."""
+        last = depth == self.n_layers
+        return self.final_norm_module() if last else cast(nn.Module, self._layers[depth])
+
+    def _norm_module(self, site: Site) -> Any:
+        spec = self._spec
+        path = spec.mlp_norm if site.kind == "mlp" else spec.attention_norm
+        return _part(self._layers[site.layer], path)
+
+    def _write_module(self, site: Site) -> Any:
+        """The module whose output is added to the residual stream."""
+        spec = self._spec
+        mlp, attention = spec.mlp_post_norm or spec.mlp, spec.attention_post_norm or spec.attention
+        return _part(self._layers[site.layer], mlp if site.kind == "mlp" else attention)
 
     @contextmanager
     def _hooks(self) -> Iterator[Callable[..., None]]:

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import errors as hub_errors
 from loguru import logger
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
@@ -40,7 +40,7 @@ from attention_studio.core.memory import (
     refuse,
     shape_of,
 )
-from attention_studio.core.model_adapter import SUPPORTED_FAMILIES, UnsupportedModelError
+from attention_studio.core.model_families import SUPPORTED_FAMILIES, UnsupportedModelError
 from attention_studio.core.model_files import (
     ModelFileError,
     read_model_config,
@@ -58,6 +58,7 @@ from attention_studio.core.model_records import (
     TokenProbability,
 )
 from attention_studio.core.model_sources import ModelSources, ResolvedModel
+from attention_studio.core.tokenizer_loading import load_tokenizer
 from attention_studio.utils.config import Settings, load_settings
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.progress import WorkContext
@@ -176,7 +177,7 @@ class ModelManager:
                 raise refuse(resolved.name, estimate)
             ctx.check()
             self.release()
-            loaded = self._load(folder, resolved, config, estimate, digest, ctx)
+            loaded = self._load(folder, resolved, config, model_config, estimate, digest, ctx)
             self._current = loaded
         info = loaded.info
         logger.info(
@@ -338,6 +339,7 @@ class ModelManager:
         folder: Path,
         resolved: ResolvedModel,
         config: ModelConfig,
+        model_config: Any,
         estimate: MemoryEstimate,
         digest: str,
         ctx: WorkContext,
@@ -349,8 +351,8 @@ class ModelManager:
         elif estimate.device != "cpu":
             placement["device_map"] = {"": estimate.device}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), trust_remote_code=config.allow_remote_code, local_files_only=True
+            tokenizer = load_tokenizer(
+                folder, str(model_config.model_type), ctx, config.allow_remote_code
             )
             ctx.check()
             with _loading_progress(ctx, f"Loading {resolved.name}"):

@@ -54,6 +54,7 @@ from attention_studio.utils.files import (
     remove_leftovers,
     write_json_atomic,
 )
+from attention_studio.utils.paths import DEMO_ASSETS
 from attention_studio.utils.progress import WorkContext
 
 NOTE_FILE = "studio.json"
@@ -62,18 +63,27 @@ _LOCK_POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A model that the studio knows by a short name."""
+    """A model that the studio knows by a short name: one of the hub's, or one that it brings along
+    in ``folder``, which needs no fetching."""
 
     name: str
     summary: str
     hub_id: str
     size_bytes: int
     wheel: Optional[WheelSource] = None
+    folder: Optional[Path] = None
 
 
 BUILT_INS: dict[str, BuiltIn] = {
     entry.name: entry
     for entry in (
+        BuiltIn(
+            name="demo",
+            summary="A little world: 4 layers trained on text whose truth is known; comes along",
+            hub_id="",
+            size_bytes=0,
+            folder=DEMO_ASSETS / "model",
+        ),
         BuiltIn(
             name="smollm2-135m",
             summary="SmolLM2 135M Instruct: 30 layers of width 576, runs on any laptop",
@@ -103,8 +113,8 @@ class SourceKind(Enum):
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model's name, understood. ``path`` is set for folders and GGUF files, ``hub_id`` for the
-    others."""
+    """A model's name, understood. ``path`` is set for folders, GGUF files and models that come with
+    the studio, ``hub_id`` for the others."""
 
     name: str
     kind: SourceKind
@@ -133,7 +143,12 @@ class ModelSources:
         self._models = cache_dir / "models"
         self._downloads = cache_dir / "downloads"
         self._settings = settings
-        self._built_ins = dict(built_ins)
+        # What should have come along and did not is not offered.
+        self._built_ins = {
+            name: entry
+            for name, entry in built_ins.items()
+            if entry.folder is None or entry.folder.is_dir()
+        }
         self._hub_cache = hub_cache
         self.hashes = HashCache(cache_dir / "weight-hashes.json")
 
@@ -157,7 +172,7 @@ class ModelSources:
         name = name.strip()
         built_in = self._built_ins.get(name.lower())
         if built_in is not None:
-            return ResolvedModel(built_in.name, SourceKind.BUILT_IN, built_in.hub_id)
+            return _resolved(built_in)
         path = Path(name).expanduser() if name else Path("-")
         looks_local = name.startswith((".", "~")) or path.is_absolute() or "\\" in name
         if looks_local or path.suffix.lower() == ".gguf" or (path / "config.json").is_file():
@@ -192,7 +207,7 @@ class ModelSources:
 
         ``ctx`` matters for a GGUF file only, which is hashed when it is new.
         """
-        if resolved.kind is SourceKind.FOLDER:
+        if resolved.kind is not SourceKind.GGUF and resolved.path is not None:
             return resolved.path
         folder = self._folder(resolved, ctx)
         if _is_ready(folder):
@@ -206,8 +221,7 @@ class ModelSources:
         entries = []
         listed: set[Path] = set()
         for built_in in self._built_ins.values():
-            resolved = ResolvedModel(built_in.name, SourceKind.BUILT_IN, built_in.hub_id)
-            folder = self.find(resolved)
+            folder = self.find(_resolved(built_in))
             if folder is not None:
                 listed.add(folder)
             size = built_in.size_bytes if folder is None else _size(folder)
@@ -310,9 +324,8 @@ class ModelSources:
         return HubClient(self._settings).read_config(resolved.hub_id, ctx)
 
     def _fetch_built_in(self, built_in: BuiltIn, folder: Path, ctx: WorkContext) -> None:
-        resolved = ResolvedModel(built_in.name, SourceKind.BUILT_IN, built_in.hub_id)
         try:
-            self._fetch_hub(resolved, folder, ctx)
+            self._fetch_hub(_resolved(built_in), folder, ctx)
             return
         except NetworkError as error:
             if built_in.wheel is None or self._settings.offline:
@@ -382,6 +395,10 @@ class ModelSources:
             yield
         finally:
             lock.release()
+
+
+def _resolved(built_in: BuiltIn) -> ResolvedModel:
+    return ResolvedModel(built_in.name, SourceKind.BUILT_IN, built_in.hub_id, built_in.folder)
 
 
 def _check_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Literal, Optional
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,7 +49,8 @@ class Settings(BaseSettings):
         default_factory=default_cache_dir, description="Models and activations are kept here."
     )
     state_dir: Path = Field(
-        default_factory=default_state_dir, description="Window layout and logs are kept here."
+        default_factory=default_state_dir,
+        description="Window layout, logs and workspaces without a place of their own.",
     )
     device: str = Field(
         default="auto",
@@ -88,6 +90,50 @@ class Settings(BaseSettings):
         validation_alias=_aliases("hf_token"),
         description="Access token of the model hub, for gated and private models.",
     )
+    agent_url: Optional[str] = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Address of a chat endpoint for agents, up to and with its version, such as "
+        "http://127.0.0.1:11434/v1. Without one, agents use a model in this process.",
+    )
+    agent_model: Optional[str] = Field(
+        default=None, min_length=1, description="Which of the endpoint's models agents ask."
+    )
+    agent_key: Optional[SecretStr] = Field(
+        default=None, description="Key for the endpoint. Sent to its host alone, never logged."
+    )
+    agent_local_model: str = Field(
+        default="smollm2-135m",
+        min_length=1,
+        description="The chat model in this process that agents use without an endpoint: a name, "
+        "a hub id, a folder or a .gguf file.",
+    )
+    agent_timeout: float = Field(
+        default=120.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which the endpoint sends nothing after which it counts as gone.",
+    )
+    agent_price_in: Optional[float] = Field(
+        default=None, ge=0, description="What a million tokens sent to the endpoint cost."
+    )
+    agent_price_out: Optional[float] = Field(
+        default=None, ge=0, description="What a million tokens that it answers cost."
+    )
+    agent_max_tokens: int = Field(
+        default=500_000, gt=0, description="Tokens that one run of an agent may use, in and out."
+    )
+    agent_max_calls: int = Field(
+        default=1000, gt=0, description="How often one run of an agent may ask its model."
+    )
+    agent_max_seconds: float = Field(
+        default=3600.0, gt=0, description="How long one run of an agent may take."
+    )
+    agent_max_cost: Optional[float] = Field(
+        default=None,
+        ge=0,
+        description="What one run of an agent may cost, in the currency of the prices.",
+    )
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The least level that reaches the log file and the Log dock."
     )
@@ -107,6 +153,28 @@ class Settings(BaseSettings):
     def _no_slash(cls, value: str) -> str:
         return value.rstrip("/")
 
+    @field_validator("agent_url")
+    @classmethod
+    def _plain_address(cls, value: Optional[str]) -> Optional[str]:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if not parts.hostname or parts.port == 0 or parts.query or parts.fragment:
+            raise ValueError("it has to be a host and a path, without ? and #")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError(f"it holds a password; set {ENV_PREFIX}AGENT_KEY instead")
+        return value.rstrip("/")
+
+    @field_validator("agent_key")
+    @classmethod
+    def _fits_a_header(cls, value: Optional[SecretStr]) -> Optional[SecretStr]:
+        if value is None:
+            return None
+        key = value.get_secret_value().strip()
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError("it holds characters that no key has")
+        return SecretStr(key)
+
     @property
     def thread_count(self) -> int:
         """CPU threads to use: ``threads``, or all cores but one, and never less than one."""
@@ -116,6 +184,9 @@ class Settings(BaseSettings):
         """The secret values themselves, for taking them out of logs."""
         values = (getattr(self, name) for name in type(self).model_fields)
         return tuple(v.get_secret_value() for v in values if isinstance(v, SecretStr))
+
+
+_SECRETS = {name for name, one in Settings.model_fields.items() if "Secret" in str(one.annotation)}
 
 
 def environment_names(field: str) -> tuple[str, ...]:
@@ -151,8 +222,9 @@ def _config_error(error: ValidationError) -> ConfigError:
         (name for name in Settings.model_fields if loc in (name, *environment_names(name))), loc
     )
     key = loc if loc != field else environment_names(field)[0]
-    secret = "token" in field
-    shown = "" if secret else f" (it is {first['input']!r})"
+    # Some people write passwords into addresses.
+    hidden = field in _SECRETS or (field == "agent_url" and "@" in str(first["input"]))
+    shown = "" if hidden else f" (it is {first['input']!r})"
     return ConfigError(
         f"The setting {key} cannot be used{shown}",
         first["msg"],

@@ -23,7 +23,7 @@ class StudioError(Exception):
         self.todo = todo.rstrip(". ")
         super().__init__(". ".join(part for part in (self.what, self.why, self.todo) if part) + ".")
 
-    def __reduce__(self) -> tuple[type[StudioError], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type[StudioError], tuple[object, ...]]:
         return (type(self), (self.what, self.why, self.todo))
 
 

@@ -33,6 +33,10 @@ class FileReadError(StudioError):
     """A file could not be read, is too large, or does not hold what it should."""
 
 
+class FileAccessError(FileReadError):
+    """The system does not give a file out; what is in it may be as it should."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success flush it and rename it into place.
@@ -76,6 +80,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def passing_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give an empty folder in ``parent`` that goes again with all that is in it; what a killed
+    process leaves of it ``remove_leftovers`` takes away.
+
+    Raises:
+        FileWriteError: it cannot be made.
+    """
+    temporary = _beside(parent / name)
+    with explain_write_errors(temporary):
+        temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def publish_folder(staging: Path, path: Path) -> None:
     """Flush a finished folder and rename it to ``path``, replacing what was there.
 
@@ -85,12 +106,21 @@ def publish_folder(staging: Path, path: Path) -> None:
         FileWriteError: it cannot be flushed or renamed.
     """
     with explain_write_errors(path):
-        for file in sorted(staging.rglob("*")):
-            if file.is_file():
-                _flush(file)
+        flush_files(staging)
         path.parent.mkdir(parents=True, exist_ok=True)
         _swap_folder(staging, path)
         _flush_folder(path.parent)
+
+
+def flush_files(folder: Path) -> None:
+    """Have all files of a folder lie on the disk.
+
+    Raises:
+        OSError: one cannot be flushed.
+    """
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            _flush(file)
 
 
 @contextmanager
@@ -102,22 +132,33 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         raise _write_error(path, error) from error
 
 
-def write_json_atomic(path: Path, value: Any) -> None:
+def write_json_atomic(path: Path, value: Any, max_bytes: Optional[int] = None) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically.
 
+    Args:
+        max_bytes: what ``read_json`` will be told of the same file.
+
     Raises:
-        FileWriteError: it cannot be written.
+        FileWriteError: it cannot be written, or has more bytes than that.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    written = text.encode("utf-8")
+    if max_bytes is not None and len(written) > max_bytes:
+        raise FileWriteError(
+            f"{path} would become too large",
+            f"it would have {len(written):,} bytes and may have {max_bytes:,}",
+            "Throw away some of what it holds",
+        )
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(written)
 
 
-def read_json(path: Path, max_bytes: int = 64 << 20) -> Any:
-    """Read a JSON file of at most ``max_bytes`` bytes.
+def read_text(path: Path, max_bytes: int = 64 << 20) -> str:
+    """Read a UTF-8 file of at most ``max_bytes`` bytes.
 
     Raises:
-        FileReadError: it is missing, too large, not UTF-8, or not JSON.
+        FileAccessError: it is missing, may not be read, and the like.
+        FileReadError: it is too large, or not UTF-8.
     """
     try:
         size = path.stat().st_size
@@ -127,10 +168,26 @@ def read_json(path: Path, max_bytes: int = 64 << 20) -> Any:
                 f"it has {size:,} bytes and at most {max_bytes:,} are expected",
                 "Check that it is the right file",
             )
-        return json.loads(path.read_bytes().decode("utf-8"))
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise FileReadError(f"{path} cannot be read", error.strerror or str(error)) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FileAccessError(f"{path} cannot be read", error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise FileReadError(
+            f"{path} is not UTF-8 text", str(error), "Restore the file or make it anew"
+        ) from error
+
+
+def read_json(path: Path, max_bytes: int = 64 << 20) -> Any:
+    """Read a JSON file of at most ``max_bytes`` bytes.
+
+    Raises:
+        FileAccessError: it is missing, may not be read, and the like.
+        FileReadError: it is too large, not UTF-8, or not JSON.
+    """
+    text = read_text(path, max_bytes)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError alone: thousands of digits
         raise FileReadError(
             f"{path} is not valid JSON", str(error), "Restore the file or make it anew"
         ) from error

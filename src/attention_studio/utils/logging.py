@@ -31,7 +31,7 @@ _FILE_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {name}:{line} {messag
 _CONSOLE_FORMAT = "<level>{level: <7}</level> {message}{extra[trace]}\n"
 
 # Libraries that report every request or every file at INFO.
-_CHATTY = ("httpx", "httpx2", "httpcore", "urllib3", "filelock", "asyncio", "matplotlib", "PIL")
+_CHATTY = tuple("httpx httpx2 httpcore httpcore2 urllib3 filelock asyncio matplotlib PIL".split())
 
 _lock = threading.Lock()
 _secrets: set[str] = set()
@@ -69,8 +69,7 @@ def configure_logging(settings: Settings, console: bool = True) -> Optional[Path
     for secret in settings.secrets():
         register_secret(secret)
     _remove_default_sink()
-    while _sinks:
-        logger.remove(_sinks.pop())
+    stop_logging()
     logger.configure(patcher=_patch)
     if console and sys.stderr is not None:  # pythonw has none
         _sinks.append(
@@ -104,6 +103,12 @@ def configure_logging(settings: Settings, console: bool = True) -> Optional[Path
         path = None
     _route_standard_logging()
     return path
+
+
+def stop_logging() -> None:
+    """Take the console's and the file's sinks away. Sinks of ``add_sink`` stay."""
+    while _sinks:
+        logger.remove(_sinks.pop())
 
 
 def add_sink(

@@ -6,6 +6,7 @@ is a job on a lane (``ui.jobs``). The core never learns which.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Optional
 
 from attention_studio.utils.errors import Cancelled
@@ -20,10 +21,19 @@ class WorkContext:
 
     def __init__(self) -> None:
         self._cancelled = False
+        self._when_cancelled: Optional[Callable[[], object]] = None
 
     def cancel(self) -> None:
         """Ask the work to stop at its next ``check``. Safe from any thread."""
         self._cancelled = True
+        told = self._when_cancelled
+        if told is not None:
+            told()
+
+    def tell_cancel(self, told: Optional[Callable[[], object]]) -> None:
+        """Have ``told`` called when the work is asked to stop, for work that cannot check; None: no
+        more. It is called on the thread that cancels."""
+        self._when_cancelled = told
 
     @property
     def cancelled(self) -> bool:
