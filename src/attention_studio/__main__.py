@@ -23,16 +23,31 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _open_window(arguments: Sequence[str]) -> int:
+    from attention_studio.utils.display import (
+        draws_on_x11,
+        has_display,
+        how_to_install,
+        missing_packages,
+        x11_answers,
+    )
     from attention_studio.utils.errors import StudioError
 
+    if not has_display():
+        _tell("There is no display here, so no window can be opened.")
+        return 1
+    # Where Qt cannot load its plugin for X11 or reach the server it ends the process: ask before.
+    missing = missing_packages(draws_on_x11())
+    if missing:
+        _tell(f"No window can be opened without what Qt draws with. {how_to_install(missing)}.")
+        return 1
+    if draws_on_x11() and not x11_answers():
+        display = os.environ.get("DISPLAY", "")
+        _tell(f"The display '{display}' does not answer, so no window can be opened.")
+        return 1
     try:
         from attention_studio.ui import app
     except ImportError as error:
-        # Qt's libraries lean on the system's (libEGL, libxkbcommon), which a server may not have.
         _tell(f"The window cannot be opened: {error}.")
-        return 1
-    if not app.has_display():
-        _tell("There is no display here, so no window can be opened.")
         return 1
     try:
         return app.run(arguments)
