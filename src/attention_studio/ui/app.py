@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from loguru import logger
@@ -23,7 +25,9 @@ from PySide6.QtWidgets import QApplication
 
 from attention_studio import __version__
 from attention_studio.ui.collector import MainThreadCollector
+from attention_studio.ui.command_sequence import CommandSequence
 from attention_studio.ui.commands import Commands
+from attention_studio.ui.event_filters import end_watching
 from attention_studio.ui.jobs import JobFailure, JobRunner
 from attention_studio.ui.main_window import MainWindow
 from attention_studio.ui.session import Session
@@ -61,11 +65,12 @@ def build_studio(settings: Settings) -> Studio:
     """Build the window and all it needs. There must be a QApplication."""
     state = WindowState(settings.state_dir)
     theme = Theme(state.scheme, state.text_scale, settings.state_dir / "theme")
-    theme.apply()
+    theme.begin()
     session = Session(settings)
     runner = JobRunner()
     commands = Commands(session, theme)
     window = MainWindow(session, runner, commands, theme, state)
+    theme.dress()
     return Studio(settings, theme, session, runner, commands, window)
 
 
@@ -149,22 +154,30 @@ def _qt_message(kind: QtMsgType, _context: QMessageLogContext, message: str) -> 
     logger.log(level, f"Qt: {message}")
 
 
-def has_display(platform: str = sys.platform) -> bool:
-    """Whether a window can be shown here. Only Linux and its kin can be without a display."""
-    if platform in ("win32", "darwin"):
-        return True
-    chosen = os.environ.get("QT_QPA_PLATFORM", "")
-    if chosen.split(":")[0] in ("offscreen", "minimal", "vnc", "linuxfb", "eglfs"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        "attention-studio app",
+        description="Open the window. What Qt knows, such as -platform, is passed on to it.",
+    )
+    parser.add_argument(
+        "--workspace", type=Path, metavar="DIR",
+        help="open the workspace in this folder, or begin one there (default: the last one)",
+    )  # fmt: skip
+    return parser.parse_known_args(list(arguments))
 
 
-def run(arguments: Sequence[str] = ()) -> int:
+def run(arguments: Sequence[str] = (), commands: Sequence[str] = ()) -> int:
     """Open the window and return the exit status when it is closed.
 
+    Args:
+        arguments: of ``attention-studio app``.
+        commands: ids of commands to run then, each when the work of the one before is done.
+
     Raises:
+        SystemExit: they are wrong, or ask for help.
         ConfigError: a setting cannot be used.
     """
+    asked, rest = _parse(arguments)
     settings = load_settings()
     configure_logging(settings)
     qInstallMessageHandler(_qt_message)
@@ -172,7 +185,7 @@ def run(arguments: Sequence[str] = ()) -> int:
     QApplication.setApplicationName("AttentionStudio")
     QApplication.setApplicationVersion(__version__)
     QApplication.setDesktopFileName("attention-studio")
-    app = QApplication([sys.argv[0], *arguments])
+    app = QApplication([sys.argv[0], *rest])
     app.setStyle("Fusion")
     studio = build_studio(settings)
     collector = MainThreadCollector(app)
@@ -188,7 +201,11 @@ def run(arguments: Sequence[str] = ()) -> int:
     studio.window.show()
     # After the first paint: the list of models, and torch in the background.
     QTimer.singleShot(50, studio.window.model_dock, studio.window.model_dock.start)
+    studio.window.begin(asked.workspace)
+    sequence = CommandSequence(studio.commands, studio.runner, commands, studio.window)
+    QTimer.singleShot(300, sequence, sequence.start)
     status = app.exec()
+    end_watching()
     if watchdog is not None:
         logger.info(f"event loop: {watchdog.stop()}")
     signals.close()

@@ -1,12 +1,15 @@
-"""Work off the main thread: two serial lanes, and jobs that report back.
+"""Work off the main thread: four serial lanes, and jobs that report back.
 
     job = runner.submit(work.load_model, request, title="Load model", key="model")
     job.finished.connect(self._on_loaded)      # always called on the main thread
 
 A lane is one ``QThread`` that runs one function after another: ``compute`` for everything that
-touches a model (so that hooks and global switches of torch never meet), ``io`` for the disk, the
-network, and short plain numpy that must not wait for a model. The function gets a ``LaneContext``
-as its first argument. Lanes never touch a QObject of ours: they put a note in a box, and the main
+touches a model (so that hooks and global switches of torch never meet), ``io`` for downloads, which
+may take an hour, ``quick`` for what a person waits for with a hand on the slider and that needs
+neither: plain numpy on graphs, and small files, and ``talk`` for conversations with an endpoint,
+which spend their time waiting. ``compute`` holds ``JobRunner.turn`` while a function runs; what
+talks takes it for as long as it computes itself. The function gets a ``LaneContext`` as its first
+argument. Lanes never touch a QObject of ours: they put a note in a box, and the main
 thread emits the signals. Progress and partial results are kept as the latest value and delivered 20
 times a second.
 """
@@ -30,13 +33,16 @@ from PySide6.QtCore import QObject, Qt, QThread, QTimer, Signal, Slot
 from attention_studio.utils.errors import Cancelled, StudioError
 from attention_studio.utils.logging import redact
 from attention_studio.utils.progress import WorkContext
+from attention_studio.utils.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LaneName = Literal["compute", "io"]
-LANES: tuple[LaneName, ...] = ("compute", "io")
+LaneName = Literal["compute", "io", "quick", "talk"]
+LANES: tuple[LaneName, ...] = ("compute", "io", "quick", "talk")
 FLUSH_MS = 50
+QUIET_S = 0.5
+"""How long a quiet job may run before it is spoken of like any other."""
 SHUTDOWN_TIMEOUT_S = 20.0
 INTERACTIVE, BACKGROUND = 0, 10
 
@@ -206,11 +212,13 @@ class _Note:
 class _Lane(QThread):
     """One thread that takes orders one at a time, the most urgent first."""
 
-    def __init__(self, name: str, post: Callable[[_Note], None]) -> None:
+    def __init__(self, name: str, post: Callable[[_Note], None], turn: Optional[Turn]) -> None:
+        """``turn``: is held while a function runs."""
         super().__init__()
         self.setObjectName(f"lane-{name}")
         self._name = name
         self._post = post
+        self._turn = turn
         self._ready = threading.Condition()
         self._orders: list[tuple[int, int, _Order]] = []
         self._closing = False
@@ -247,10 +255,26 @@ class _Lane(QThread):
                 if self._closing:
                     return
                 order = heapq.heappop(self._orders)[2]
-            self._post(_Note(order.number, JobState.RUNNING))
-            self._post(self._execute(order))
+            self._carry_out(order)
             # The order holds the arguments, a model among them: let go while waiting.
             del order
+
+    def _carry_out(self, order: _Order) -> None:
+        if self._turn is None:
+            self._post(_Note(order.number, JobState.RUNNING))
+            self._post(self._execute(order))
+            return
+        try:
+            self._turn.take(order.context, may_always=True)
+        except Cancelled:
+            self._post(_Note(order.number, JobState.CANCELLED))
+            return
+        try:
+            self._post(_Note(order.number, JobState.RUNNING))
+            note = self._execute(order)
+        finally:
+            self._turn.give()
+        self._post(note)
 
     @staticmethod
     def _execute(order: _Order) -> _Note:
@@ -271,13 +295,15 @@ class _Lane(QThread):
 class JobRunner(QObject):
     """Lanes and the jobs on them. Lives on the main thread and is used from there only.
 
-    ``job_added`` and ``job_changed`` carry the ``Job`` and serve the list of tasks. ``idle`` is
-    emitted when no job is queued or running any more.
+    ``job_added`` and ``job_changed`` carry the ``Job`` and serve the list of tasks; ``submitted``
+    carries a new job with the function and the arguments that it will be called with. ``idle`` is
+    emitted when no job is queued or running any more. ``turn`` says who computes, see the module.
     """
 
     job_added = Signal(object)
     job_changed = Signal(object)
     idle = Signal()
+    submitted = Signal(object, object, object)
     _posted = Signal()
 
     def __init__(self, parent: Optional[QObject] = None) -> None:
@@ -288,12 +314,13 @@ class JobRunner(QObject):
         self._box: deque[_Note] = deque()
         self._open = True
         self._lanes: dict[str, _Lane] = {}
+        self.turn = Turn()
         self._posted.connect(self._empty_box, Qt.ConnectionType.QueuedConnection)
         self._flush = QTimer(self)
         self._flush.setInterval(FLUSH_MS)
         self._flush.timeout.connect(self._on_flush)
         for name in LANES:
-            lane = _Lane(name, self._post)
+            lane = _Lane(name, self._post, self.turn if name == "compute" else None)
             lane.start()
             self._lanes[name] = lane
 
@@ -329,7 +356,8 @@ class JobRunner(QObject):
         Args:
             function: gets a ``LaneContext`` first. It must not touch any QObject.
             title: what the person reads in the list of tasks ("Load smollm2-135m").
-            lane: "compute" for what touches a model, "io" for what does not.
+            lane: "compute" for what touches a model, "io" for downloads, "quick" for graphs and
+                small files, "talk" for conversations.
             key: an older job with the same key is cancelled and disconnected.
             priority: lower runs first.
             quiet: too small for the list of tasks, unless it takes long.
@@ -346,6 +374,7 @@ class JobRunner(QObject):
             job.state = JobState.CANCELLED
             return job
         self._register(job)
+        self.submitted.emit(job, function, arguments)
         order = _Order(job.number, title, function, arguments, job.context)
         self._lanes[lane].add(order, priority)
         return job
@@ -401,7 +430,7 @@ class JobRunner(QObject):
         worth keeping has been written by then.
 
         Returns:
-            Whether both lanes ended.
+            Whether all lanes ended.
         """
         self.begin_shutdown()
         for lane in self._lanes.values():

@@ -11,22 +11,29 @@ if TYPE_CHECKING:
 
     from PySide6.QtWidgets import QDockWidget, QMainWindow
 
-Preset = Literal["train", "features", "circuits"]
+Preset = Literal["train", "features", "circuits", "explain"]
 
 _BODY: dict[Preset, tuple[tuple[str, ...], ...]] = {
     # Docks in the middle, from left to right; docks in one tuple share a place as tabs.
     "train": (("train",),),
-    "features": (("features",), ("graph",)),
+    "features": (("features", "attention", "lens"), ("graph",)),
+    # What a feature means beside the circuit that it is part of.
+    "explain": (("features", "attention", "lens"), ("graph", "subgraph", "agents")),
     # The picture wants all the width that there is.
-    "circuits": (("graph", "features", "train"),),
-}
+    "circuits": (
+        ("graph", "subgraph", "intervene", "paths", "compare", "errors", "features", "agents",
+         "train", "figures"),
+    ),
+}  # fmt: skip
+_BOTTOM = ("tasks", "log", "workspace", "nodes", "history", "notes", "console")
 _WIDTHS: dict[Preset, tuple[int, ...]] = {
     "train": (1000,),
     "features": (480, 590),
+    "explain": (590, 480),
     "circuits": (1070,),
 }
 _LEFT_WIDTH = 320
-_BOTTOM_HEIGHT = 140
+_BOTTOM_HEIGHT = 220
 
 
 def apply_preset(window: QMainWindow, docks: Mapping[str, QDockWidget], preset: Preset) -> None:
@@ -34,7 +41,7 @@ def apply_preset(window: QMainWindow, docks: Mapping[str, QDockWidget], preset: 
 
     Args:
         window: has no central widget of its own: docks fill it.
-        docks: by the short names "model", "prompt", "train", "features", "graph", "tasks", "log".
+        docks: by the names that the table of docks gives them.
         preset: which arrangement.
     """
     for dock in docks.values():
@@ -42,7 +49,7 @@ def apply_preset(window: QMainWindow, docks: Mapping[str, QDockWidget], preset: 
         window.removeDockWidget(dock)
     left = [docks["model"], docks["prompt"]]
     groups = [[docks[name] for name in group if name in docks] for group in _BODY[preset]]
-    bottom = [docks["tasks"], docks["log"]]
+    bottom = [docks[name] for name in _BOTTOM if name in docks]
     window.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, left[0])
     # First the body beside the left column, then what lies below the body, then the rest of the
     # body: a split divides the place of the dock that it starts from.
@@ -53,7 +60,8 @@ def apply_preset(window: QMainWindow, docks: Mapping[str, QDockWidget], preset: 
         window.splitDockWidget(previous, group[0], Qt.Orientation.Horizontal)
         previous = group[0]
     window.splitDockWidget(left[0], left[1], Qt.Orientation.Vertical)
-    window.tabifyDockWidget(bottom[0], bottom[1])
+    for other in bottom[1:]:
+        window.tabifyDockWidget(bottom[0], other)
     for group in groups:
         for other in group[1:]:
             window.tabifyDockWidget(group[0], other)

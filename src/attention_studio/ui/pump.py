@@ -76,12 +76,14 @@ def _run_off_thread(ctx: LaneContext, work: OffThread) -> None:
 class TrainingPump(QObject):
     """Runs one trainer at a time. Lives on the main thread.
 
-    ``stepped`` carries what the trainer yielded, except micro-steps; ``state_changed`` a
-    ``PumpState``. Exactly one of ``finished`` (the CRM's folder), ``failed`` (a ``JobFailure``) and
-    ``stopped`` (the last checkpoint's folder, or None) ends a run.
+    ``stepped`` carries what the trainer yielded, except micro-steps; ``checkpointed`` the folder of
+    the run when a checkpoint has been written; ``state_changed`` a ``PumpState``. Exactly one of
+    ``finished`` (the CRM's folder), ``failed`` (a ``JobFailure``) and ``stopped`` (the last
+    checkpoint's folder, or None) ends a run.
     """
 
     stepped = Signal(object)
+    checkpointed = Signal(object)
     state_changed = Signal(object)
     finished = Signal(object)
     failed = Signal(object)
@@ -94,6 +96,8 @@ class TrainingPump(QObject):
         self._steps: Optional[Iterator[TrainEvent]] = None
         self._job: Optional[Job] = None
         self._lane_job: Optional[Job] = None
+        self._writing = False
+        """Whether what the run waits for is a checkpoint."""
         self._ahead_job: Optional[Job] = None
         self._abandoned = False
         self._state = PumpState.IDLE
@@ -233,6 +237,7 @@ class TrainingPump(QObject):
         self._say(event.text)
         job = self._runner.submit(_run_off_thread, event, title=event.text, quiet=True)
         self._lane_job = job
+        self._writing = event.kind == "checkpoint"
         job.finished.connect(self._on_lane_done)
         job.failed.connect(self._on_lane_failed)
         job.cancelled.connect(self._on_lane_cancelled)
@@ -261,6 +266,8 @@ class TrainingPump(QObject):
     @Slot(object)
     def _on_lane_done(self, _value: object) -> None:
         self._lane_job = None
+        if self._writing and self._trainer is not None:
+            self.checkpointed.emit(self._trainer.out_dir)
         if self._abandoned:
             self._end(JobState.CANCELLED)
         elif self._state is not PumpState.PAUSED:

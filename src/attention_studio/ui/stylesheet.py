@@ -10,12 +10,13 @@ from __future__ import annotations
 from attention_studio.ui.tokens import Tokens
 
 
-def style_sheet(t: Tokens, *, base_pt: float, mono: str, assets: str) -> str:
+def style_sheet(t: Tokens, *, base_pt: float, icon: int, mono: str, assets: str) -> str:
     """The application's style sheet.
 
     Args:
         t: the colours.
         base_pt: size of ordinary text in points.
+        icon: size of an icon beside ordinary text in pixels.
         mono: family for text that must align.
         assets: folder, with forward slashes, that holds the small pictures ``<name>.png`` that a
             style sheet can only take from a file.
@@ -23,9 +24,15 @@ def style_sheet(t: Tokens, *, base_pt: float, mono: str, assets: str) -> str:
     small = base_pt * 0.9
     title = base_pt * 1.12
     figure = base_pt * 1.5
+    # Room for a line of text: stated, it is also the least, below which no layout may squeeze.
+    line = round(base_pt * 1.9)
+    # Boxes that are ticked, and the arrows of fields.
+    box, arrow = icon - 1, min(icon - 2, 18)
     return f"""
 * {{ outline: none; }}
 QWidget {{ color: {t.text}; }}
+QPushButton, QToolButton, QToolBar, QTabBar, QMenu, QAbstractItemView {{
+  icon-size: {icon}px; }}
 QMainWindow, QDialog, QWidget#head {{ background: {t.window}; }}
 QMainWindow::separator {{ background: {t.window}; width: 5px; height: 5px; }}
 QMainWindow::separator:hover {{ background: {t.accent}; }}
@@ -36,8 +43,10 @@ QDockWidget {{ color: {t.muted}; }}
 QDockWidget > QWidget#dockBody {{ background: {t.surface}; }}
 QWidget#dockTitle {{ background: {t.surface}; border-bottom: 1px solid {t.border}; }}
 QWidget#dockTitle QLabel {{ color: {t.text}; font-weight: 600; }}
+QWidget#dockTitle QLabel[role="caption"] {{ color: {t.muted}; font-weight: 400; }}
+QWidget#dockTitle QLabel[role="error"] {{ color: {t.error}; }}
 QStackedWidget#dockBody {{ background: {t.surface}; }}
-QWidget#emptyState, QWidget#formBody {{ background: {t.surface}; }}
+QWidget#formBody {{ background: {t.surface}; }}
 
 QLabel[role="title"] {{ font-size: {title:.1f}pt; font-weight: 600; }}
 QLabel[role="muted"] {{ color: {t.muted}; }}
@@ -57,7 +66,7 @@ QFrame[panel="sunken"] {{ background: {t.sunken}; border: none; border-radius: 6
 QFrame[panel="line"] {{ background: {t.border}; border: none; max-height: 1px; min-height: 1px; }}
 
 QPushButton {{ background: {t.surface}; color: {t.text}; border: 1px solid {t.border_strong};
-  border-radius: 6px; padding: 5px 12px; min-height: 18px; }}
+  border-radius: 6px; padding: 5px 12px; min-height: {line - 1}px; }}
 QPushButton:hover {{ background: {t.hover}; }}
 QPushButton:pressed {{ background: {t.pressed}; }}
 QPushButton:focus {{ border: 1px solid {t.focus}; }}
@@ -91,7 +100,7 @@ QLineEdit, QPlainTextEdit, QTextEdit, QComboBox, QSpinBox, QDoubleSpinBox {{
   background: {t.sunken}; color: {t.text}; border: 1px solid {t.border_strong};
   border-radius: 6px; padding: 4px 7px; selection-background-color: {t.accent};
   selection-color: {t.on_accent}; }}
-QLineEdit, QComboBox, QSpinBox, QDoubleSpinBox {{ min-height: 19px; }}
+QLineEdit, QComboBox, QSpinBox, QDoubleSpinBox {{ min-height: {line}px; }}
 QLineEdit:hover, QComboBox:hover, QSpinBox:hover, QDoubleSpinBox:hover {{
   border-color: {t.neutral}; }}
 QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QComboBox:focus, QSpinBox:focus,
@@ -99,12 +108,15 @@ QDoubleSpinBox:focus {{ border: 1px solid {t.focus}; }}
 QLineEdit:disabled, QPlainTextEdit:disabled, QComboBox:disabled, QSpinBox:disabled,
 QDoubleSpinBox:disabled {{ color: {t.disabled}; border-color: {t.border};
   background: {t.surface}; }}
+QTextEdit[look="reading"] {{ border-color: {t.surface}; border-radius: 0px; padding: 0px;
+  background: {t.surface}; }}
 QPlainTextEdit[look="log"] {{ font-family: "{mono}"; font-size: {small:.1f}pt; border: none;
   border-radius: 0; background: {t.canvas}; }}
 QAbstractSpinBox QLineEdit, QComboBox QLineEdit {{ background: transparent; border: none;
   border-radius: 0; padding: 0 2px; min-height: 0; }}
 QComboBox::drop-down {{ border: none; width: 22px; }}
-QComboBox::down-arrow {{ image: url("{assets}/chevron-down.png"); width: 14px; height: 14px; }}
+QComboBox::down-arrow {{ image: url("{assets}/chevron-down.png"); width: {arrow}px;
+  height: {arrow}px; }}
 QComboBox QAbstractItemView {{ background: {t.raised}; color: {t.text};
   border: 1px solid {t.border_strong}; selection-background-color: {t.accent_soft};
   selection-color: {t.text}; padding: 3px; }}
@@ -122,7 +134,7 @@ QSpinBox::down-arrow, QDoubleSpinBox::down-arrow {{ image: url("{assets}/chevron
 
 QCheckBox, QRadioButton {{ spacing: 7px; background: transparent; }}
 QCheckBox:disabled {{ color: {t.disabled}; }}
-QCheckBox::indicator {{ width: 15px; height: 15px; border: 1px solid {t.neutral};
+QCheckBox::indicator {{ width: {box}px; height: {box}px; border: 1px solid {t.neutral};
   border-radius: 4px; background: {t.sunken}; }}
 QCheckBox::indicator:hover {{ border-color: {t.accent}; }}
 QCheckBox::indicator:focus {{ border-color: {t.focus}; }}
@@ -163,6 +175,7 @@ QHeaderView::up-arrow {{ image: url("{assets}/chevron-up.png"); width: 12px; hei
 QTableCornerButton::section {{ background: {t.surface}; border: none; }}
 
 QTabBar {{ background: transparent; }}
+QMainWindow > QTabBar {{ qproperty-elideMode: ElideNone; qproperty-usesScrollButtons: true; }}
 QTabBar::tab {{ background: transparent; color: {t.muted}; padding: 6px 12px; margin: 0 1px;
   border: none; border-bottom: 2px solid transparent; }}
 QTabBar::tab:hover {{ color: {t.text}; }}
@@ -213,6 +226,10 @@ QFrame#messageBar[level="error"] {{ background: {t.error_soft}; }}
 QFrame#messageBar {{ border: none; border-bottom: 1px solid {t.border}; }}
 QFrame#messageBar QLabel {{ background: transparent; }}
 QFrame#messageBar QPlainTextEdit {{ background: {t.canvas}; }}
+QFrame#tourCard {{ background: {t.raised}; border: 1px solid {t.accent}; border-radius: 10px; }}
+QFrame#suggestions {{ background: {t.raised}; border: 1px solid {t.border_strong};
+  border-radius: 8px; }}
+QFrame#suggestions QTreeView {{ background: transparent; }}
 QFrame#paletteFrame {{ background: {t.raised}; border: 1px solid {t.border_strong};
   border-radius: 10px; }}
 QFrame#paletteFrame QLineEdit {{ border: none; border-bottom: 1px solid {t.border};

@@ -1,6 +1,15 @@
-"""Numbers for people to read."""
+"""Numbers and tokens for people to read."""
 
 from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from attention_studio.core.crm_quality import coverage
+
+if TYPE_CHECKING:
+    from attention_studio.core.dictionaries.crm_folder import CRMManifest
 
 _BINARY = ("B", "KB", "MB", "GB", "TB")
 
@@ -39,9 +48,37 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+@lru_cache(maxsize=65_536)
+def visible_token(token: str, *, spaces: bool = True) -> str:
+    """A token with its line ends and tabs made visible, and the spaces around it.
+
+    Args:
+        token: as the tokenizer has it.
+        spaces: mark the spaces (``"␣the"``), or leave them out where many tokens stand together
+            and marks would be noise. A token of nothing but spaces is marked in any case.
+    """
+    shown = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    body = shown.strip(" ")
+    if not body:
+        return "␣" * max(1, len(shown)) if spaces else "␣"
+    if not spaces:
+        return body
+    before = len(shown) - len(shown.lstrip(" "))
+    after = len(shown) - len(shown.rstrip(" "))
+    return "␣" * before + body + "␣" * after
+
+
 def percent(share: float) -> str:
-    """A share of one: ``"12.3%"``, ``"0.02%"``."""
+    """A share of one: ``"12.3%"``, ``"0.02%"``; ``"?"`` for NaN, where it is not known."""
     value = 100 * share
+    if math.isnan(value):
+        return "?"
     if value >= 99.95 or value == 0:
         return f"{value:.0f}%"
     return f"{value:.1f}%" if value >= 0.1 else f"{value:.2g}%"
+
+
+def covered(crm: CRMManifest) -> str:
+    """What a replacement model covers: ``"30 of 30 MLPs, 30 of 30 attention blocks"``."""
+    mlps, attentions = len(crm.layers_of("mlp")), len(crm.layers_of("attention"))
+    return coverage(mlps, attentions, crm.model.n_layers)

@@ -46,6 +46,8 @@ _MONO = (
     "Liberation Mono",
 )
 _BASE_PT = 10.0
+ICON, LARGE_ICON = 16, 28
+"""Logical pixels of icons at ordinary text size: beside text, and of empty views."""
 _ICON_PROPERTY = "studioIcon"
 MIN_SCALE, MAX_SCALE = 0.7, 2.5
 
@@ -86,6 +88,7 @@ class Theme(QObject):
             asset_dir = Path(self._temporary.path())
         self._asset_dir = asset_dir
         self._icons: dict[tuple[str, str], QIcon] = {}
+        self._fonts: dict[tuple[float, bool, bool], QFont] = {}
         app = self._app()
         # The family that the platform would use, kept before ours is set.
         self.sans = _first_installed(_SANS, app.font())
@@ -141,10 +144,19 @@ class Theme(QObject):
 
     def font(self, factor: float = 1.0, *, bold: bool = False, mono: bool = False) -> QFont:
         """A font relative to ordinary text, for those who paint by hand."""
-        font = QFont(self.mono if mono else self.sans)
-        font.setPointSizeF(_BASE_PT * self._scale * factor)
-        font.setWeight(QFont.Weight.DemiBold if bold else QFont.Weight.Normal)
-        return font
+        key = (factor, bold, mono)
+        font = self._fonts.get(key)
+        if font is None:
+            font = QFont(self.mono if mono else self.sans)
+            font.setPointSizeF(_BASE_PT * self._scale * factor)
+            font.setWeight(QFont.Weight.DemiBold if bold else QFont.Weight.Normal)
+            self._fonts[key] = font
+        return QFont(font)  # whoever changes it changes their own
+
+    def icon_size(self, at_ordinary_size: float = ICON) -> int:
+        """Logical pixels of an icon beside text of today's size. Icons grow three quarters as fast
+        as letters, so that they do not make rows higher than their text does."""
+        return round(at_ordinary_size * (0.25 + 0.75 * self._scale))
 
     # -- changing it --------------------------------------------------------------------------
 
@@ -164,22 +176,36 @@ class Theme(QObject):
             self._scale = scale
             self.apply()
 
-    def apply(self) -> None:
-        """Put fonts, palette and style sheet on the application and tell everybody."""
+    def begin(self) -> None:
+        """Put fonts and palette on the application, before there is a window; then :meth:`dress`.
+
+        Under a style sheet every widget that is put into another is polished anew: a window that is
+        dressed when it is whole takes half the time.
+        """
         app = self._app()
         self._tokens = self._resolve()
         self._icons.clear()
+        self._fonts.clear()
         app.setFont(self.font())
         app.setPalette(_palette(self._tokens))
-        app.setStyleSheet(
+
+    def dress(self) -> None:
+        """Put the style sheet on the application."""
+        self._app().setStyleSheet(
             style_sheet(
                 self._tokens,
                 base_pt=_BASE_PT * self._scale,
+                icon=self.icon_size(),
                 mono=self.mono,
                 assets=self._write_assets(),
             )
         )
-        for widget in app.allWidgets():
+
+    def apply(self) -> None:
+        """Put fonts, palette and style sheet on the application and tell everybody."""
+        self.begin()
+        self.dress()
+        for widget in self._app().allWidgets():
             name = widget.property(_ICON_PROPERTY)
             if name and isinstance(widget, QAbstractButton):
                 widget.setIcon(self.icon(name))
@@ -193,8 +219,9 @@ class Theme(QObject):
         if key not in self._icons:
             t = self._tokens
             self._icons[key] = make_icon(
-                name, getattr(t, token), t.disabled, t.accent, self._app().devicePixelRatio()
-            )
+                name, getattr(t, token), t.disabled, t.accent,
+                (self.icon_size(), self.icon_size(LARGE_ICON)), self.pixel_ratio,
+            )  # fmt: skip
         return self._icons[key]
 
     def set_icon(self, target: Union[QAbstractButton, QAction], name: str) -> None:

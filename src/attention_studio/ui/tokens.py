@@ -8,6 +8,7 @@ every colour that carries meaning as a shape (focus ring, edges, nodes, curves) 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,13 @@ def contrast(first: str, second: str) -> float:
     """Contrast ratio of two colours, from 1 (equal) to 21 (black on white) (WCAG 2.1)."""
     light, dark = sorted((luminance(first), luminance(second)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+@lru_cache(maxsize=1024)
+def ink_on(ground: str) -> str:
+    """Black or white, whichever is the better one to write with on ``#rrggbb``; one of them always
+    reaches 4.5 to 1."""
+    return max("#000000", "#ffffff", key=lambda ink: contrast(ink, ground))
 
 
 def mix(first: str, second: str, share: float) -> str:

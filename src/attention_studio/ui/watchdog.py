@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Optional
 
 from loguru import logger
@@ -24,6 +25,8 @@ BEAT_MS = 10
 _BINS = 2_000
 # Stalls that are kept with their stacks, the newest ones.
 _MAX_STALLS = 1_000
+# Looks at the threads during one stall.
+_MAX_LOOKS = 100
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Stall:
         at_s: when it ended, in seconds after the start of the measurement.
         ms: for how long.
         own_ms: the part of it for which this process is to blame (see ``StallReport``).
-        stack: what the main thread did while it was overdue, the newest sample, or "".
+        stack: what the main thread did while it was overdue, as most looks at it saw it, or "".
     """
 
     at_s: float
@@ -132,7 +135,14 @@ class StallWatchdog(QObject):
         self._stalls: deque[Stall] = deque(maxlen=_MAX_STALLS)
         self._started = 0.0
         self._last = 0.0
-        self._sample = ""
+        # What each look of this stall saw, and how often: the last look alone may fall into what
+        # little came after the culprit.
+        self._seen: Counter[str] = Counter()
+        self._counting = threading.Lock()
+        # What keeps a frame keeps its variables, and widgets must not die on the sampler's thread.
+        # So frames that it looked at are let go of by the main thread.
+        self._frames: list[dict[int, FrameType]] = []
+        self._looking = threading.Lock()
         self._stop = threading.Event()
         self._sampler: Optional[threading.Thread] = None
         self._main = threading.get_ident()
@@ -160,6 +170,7 @@ class StallWatchdog(QObject):
         if self._sampler is not None:
             self._sampler.join()
             self._sampler = None
+        self._frames.clear()
         return StallReport(
             beats=self._late.beats,
             seconds=time.perf_counter() - self._started,
@@ -180,24 +191,39 @@ class StallWatchdog(QObject):
         self._last_cpu = cpu
         self._late.add(late)
         self._own.add(own)
-        sample, self._sample = self._sample, ""
+        if self._frames and self._looking.acquire(blocking=False):
+            self._frames.clear()
+            self._looking.release()
+        with self._counting:
+            seen, self._seen = self._seen, Counter()
         if late > self._threshold:
+            sample = seen.most_common(1)[0][0] if seen else ""
             stall = Stall(now - self._started, 1000 * late, 1000 * own, sample)
             self._stalls.append(stall)
             if self._log:
                 logger.warning(f"the window stood still for {stall.ms:.0f} ms\n{sample}")
 
     def _watch(self) -> None:
-        # Not the other thread's frames alone: a lane that holds the interpreter's lock is the
-        # usual culprit, and only its own stack names it.
         while not self._stop.wait(self._threshold / 4):
             if time.perf_counter() - self._last < BEAT_MS / 1000 + self._threshold / 2:
                 continue
-            names = {thread.ident: thread.name for thread in threading.enumerate()}
-            parts = []
-            for ident, frame in sys._current_frames().items():
-                name = names.get(ident, "")
-                if ident == self._main or name.startswith("lane-"):
-                    stack = "".join(traceback.format_stack(frame)[-6:])
-                    parts.append(f"[{'main' if ident == self._main else name}]\n{stack}")
-            self._sample = "\n".join(parts)
+            with self._looking:
+                if len(self._frames) < _MAX_LOOKS:
+                    self._look()
+
+    def _look(self) -> None:
+        # Not the main thread's frames alone: a lane that holds the interpreter's lock is the usual
+        # culprit, and only its own stack names it.
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        frames = sys._current_frames()
+        del frames[threading.get_ident()]
+        self._frames.append(frames)
+        parts = []
+        for ident, frame in frames.items():
+            name = names.get(ident, "")
+            if ident == self._main or name.startswith("lane-"):
+                stack = "".join(traceback.format_stack(frame)[-6:])
+                parts.append(f"[{'main' if ident == self._main else name}]\n{stack}")
+        text = "\n".join(parts)
+        with self._counting:
+            self._seen[text] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Qt
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import (
     QMainWindow,
@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from attention_studio.ui.commands import MENUS
+from attention_studio.ui.command import MENUS
 
 if TYPE_CHECKING:
     from attention_studio.ui.commands import Commands
@@ -59,17 +59,28 @@ class WindowHead(QWidget):
             # Shortcuts work whether or not the command has a place in a menu.
             window.addAction(action)
             if command.menu:
+                menu = self._menu(menus, command.menu)
                 if command.separator:
-                    menus[command.menu].addSeparator()
-                menus[command.menu].addAction(action)
+                    menu.addSeparator()
+                menu.addAction(action)
         return bar
+
+    @staticmethod
+    def _menu(menus: dict[str, QMenu], path: str) -> QMenu:
+        """The menu of a path such as ``"Circuits/Nodes"``, made where its first command is."""
+        if path not in menus:
+            above, _, name = path.rpartition("/")
+            menu = menus[above].addMenu(name)
+            menu.setObjectName(f"menu.{path}")
+            menu.setToolTipsVisible(True)
+            menus[path] = menu
+        return menus[path]
 
     def _make_tools(self) -> QToolBar:
         toolbar = QToolBar("Tools")
         toolbar.setObjectName("toolbar")
         toolbar.setAccessibleName("Tools")
         toolbar.setMovable(False)
-        toolbar.setIconSize(QSize(18, 18))
         toolbar.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         toolbar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
         for command in self._commands.table:

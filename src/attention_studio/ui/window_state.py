@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING, Optional, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from PySide6.QtCore import QByteArray, QSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from attention_studio.ui.theme import SchemeChoice
 
 # Raise it when docks change their names, so that an old layout is not half restored.
 LAYOUT_VERSION = 1
+RECENT_WORKSPACES = 6
+OWN_LAYOUTS = 6
+
+
+@dataclass(frozen=True)
+class OwnLayout:
+    """An arrangement of docks that a person has given a name; ``places`` is the window's state."""
+
+    name: str
+    places: QByteArray
 
 
 class WindowState:
@@ -21,6 +34,11 @@ class WindowState:
 
     def __init__(self, state_dir: Path) -> None:
         self._settings = QSettings(str(state_dir / "window.ini"), QSettings.Format.IniFormat)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is remembered: the first start on this machine."""
+        return not self._settings.allKeys()
 
     def flush(self) -> None:
         """Write to the disk now."""
@@ -78,15 +96,6 @@ class WindowState:
         self._settings.setValue("model/choice", value)
 
     @property
-    def prompt(self) -> str:
-        """The prompt that was typed last."""
-        return self._text("prompt/text")
-
-    @prompt.setter
-    def prompt(self, value: str) -> None:
-        self._settings.setValue("prompt/text", value[:20_000])
-
-    @property
     def crm(self) -> str:
         """The folder of the replacement model that was opened last."""
         return self._text("recent/crm")
@@ -94,6 +103,48 @@ class WindowState:
     @crm.setter
     def crm(self, value: str) -> None:
         self._settings.setValue("recent/crm", value)
+
+    @property
+    def workspaces(self) -> tuple[str, ...]:
+        """The folders of the workspaces that were open, the last one first."""
+        return tuple(item for item in self._json("recent/workspaces") if isinstance(item, str))
+
+    @workspaces.setter
+    def workspaces(self, value: Sequence[str]) -> None:
+        # One more than are offered: the open one is none of them.
+        kept = list(dict.fromkeys(value))[: RECENT_WORKSPACES + 1]
+        self._settings.setValue("recent/workspaces", json.dumps(kept))
+
+    @property
+    def own_layouts(self) -> tuple[OwnLayout, ...]:
+        """The person's own arrangements of docks, in the order in which they were saved."""
+        found = []
+        for item in self._json("layouts/own"):
+            name, places = [*item, None, None][:2] if isinstance(item, list) else (None, None)
+            if isinstance(name, str) and isinstance(places, str) and places.isascii():
+                found.append(OwnLayout(name, QByteArray.fromBase64(places.encode())))
+        return tuple(found)[:OWN_LAYOUTS]
+
+    @own_layouts.setter
+    def own_layouts(self, value: Sequence[OwnLayout]) -> None:
+        kept = [[one.name, one.places.toBase64().toStdString()] for one in value]
+        self._settings.setValue("layouts/own", json.dumps(kept[:OWN_LAYOUTS]))
+
+    @property
+    def tour_done(self) -> bool:
+        """Whether the person has seen the tour, or wants to see no more of it."""
+        return self._text("tour/done") == "yes"
+
+    @tour_done.setter
+    def tour_done(self, value: bool) -> None:
+        self._settings.setValue("tour/done", "yes" if value else "no")
+
+    def _json(self, key: str) -> list[Any]:
+        try:
+            found = json.loads(self._text(key) or "[]")
+        except (ValueError, RecursionError):
+            return []
+        return found if isinstance(found, list) else []
 
     def _text(self, key: str) -> str:
         value = self._settings.value(key, "")

@@ -15,20 +15,15 @@ import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
-
-from attention_studio.utils.errors import StudioError
-from attention_studio.utils.files import FileReadError, read_json, write_json_atomic
+from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
-    from attention_studio.core.attribution_graph import (
-        AttributionGraph,
-        GraphSettings,
-        PrunedGraph,
-    )
+    from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
+    from attention_studio.core.crm_quality import CRMComparison, EvaluationRequest
     from attention_studio.core.crm_trainer import CRMTrainer
     from attention_studio.core.dictionaries.crm_folder import CRMManifest
     from attention_studio.core.feature_extractor import FeatureReport
+    from attention_studio.core.graph_settings import GraphSettings
     from attention_studio.core.loaded_model import LoadedModel
     from attention_studio.core.model_manager import ModelManager
     from attention_studio.core.model_records import (
@@ -40,8 +35,9 @@ if TYPE_CHECKING:
         PromptView,
     )
     from attention_studio.core.replacement_model import CompleteReplacementModel
-    from attention_studio.core.training_config import TrainConfig
     from attention_studio.core.training_estimate import TrainEstimate
+    from attention_studio.core.training_request import TrainRequest
+    from attention_studio.core.training_traces import CheckpointTrace
     from attention_studio.utils.config import Settings
     from attention_studio.utils.progress import WorkContext
 
@@ -72,7 +68,8 @@ def warm_up(ctx: WorkContext, settings: Settings) -> None:
 
 
 def import_plots(_ctx: WorkContext) -> None:
-    """Import pyqtgraph, which takes most of a second, off the main thread."""
+    """Import pyqtgraph, which takes most of a second, off the main thread; see ``QtBindings`` for
+    what has to come before."""
     with _import_lock:
         import pyqtgraph  # noqa: F401
 
@@ -211,31 +208,29 @@ def build_graph(
     thresholds: tuple[float, float],
 ) -> TracedGraph:
     """Trace a prompt and prune the graph."""
-    from attention_studio.core.attribution_graph import GraphSettings
     from attention_studio.core.graph_builder import GraphBuilder
+    from attention_studio.core.graph_settings import GraphSettings
 
     graph = GraphBuilder(crm).build(prompt, settings or GraphSettings(), ctx)
     ctx.check()
+    return _ready(graph, thresholds)
+
+
+def _ready(graph: AttributionGraph, thresholds: tuple[float, float]) -> TracedGraph:
+    """A graph with all that the main thread asks of it, so that it finds the answers there."""
+    graph.has("")  # has the names of its nodes gathered
     return TracedGraph(graph, graph.prune(*thresholds))
-
-
-def prune_graph(
-    ctx: WorkContext, graph: AttributionGraph, thresholds: tuple[float, float]
-) -> PrunedGraph:
-    """The part of the graph that the thresholds leave."""
-    ctx.check()
-    return graph.prune(*thresholds)
 
 
 def load_graph(ctx: WorkContext, path: Path, thresholds: tuple[float, float]) -> TracedGraph:
-    """Read a saved graph."""
+    """Read a saved graph, or another tool's graph file."""
     with _import_lock:
-        from attention_studio.core.attribution_graph import AttributionGraph
+        from attention_studio.core.interchange.opening import open_graph_file
 
     ctx.progress(0, None, "Reading the graph")
-    graph = AttributionGraph.load(path)
+    graph = open_graph_file(path).graph
     ctx.check()
-    return TracedGraph(graph, graph.prune(*thresholds))
+    return _ready(graph, thresholds)
 
 
 def save_graph(
@@ -250,60 +245,32 @@ def save_graph(
 # -- training -------------------------------------------------------------------------------------
 
 
-RUN_FILE = "run.json"
-_MAX_RUN_BYTES = 1 << 20
-
-
-class RunFileError(StudioError):
-    """A folder does not say how its training run was set up."""
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What the Train dock asks for. ``settings`` are fields of ``TrainConfig`` by name."""
-
-    sources: tuple[str, ...]
-    heldout_sources: tuple[str, ...]
-    settings: tuple[tuple[str, Any], ...]
-    out_dir: Path
-    resume: bool = False
-
-
 @dataclass(frozen=True)
 class PreparedRun:
-    """A trainer, ready to be driven on the main thread, and what to say before it starts."""
+    """A trainer, ready to be driven on the main thread, what to say before it starts, and what was
+    traced at its checkpoints before, if it is resumed."""
 
     trainer: CRMTrainer
     request: TrainRequest
     notes: tuple[str, ...]
+    traces: tuple[CheckpointTrace, ...] = ()
 
 
 @dataclass(frozen=True)
 class RunOutlook:
-    """What a run would cost, and what there is."""
+    """What a run would cost, and what there is.
+
+    ``memory`` and ``disk`` are bytes at the peak, with everything where the settings put it;
+    ``kept_on_disk`` is the part of ``disk`` that spares memory.
+    """
 
     estimate: TrainEstimate
+    memory: int
+    disk: int
+    kept_on_disk: int
     free_memory: int
     free_disk: int
     notes: tuple[str, ...]
-
-
-def _train_config(settings: tuple[tuple[str, Any], ...]) -> TrainConfig:
-    from pydantic import ValidationError
-
-    from attention_studio.core.training_checks import TrainSettingsError
-    from attention_studio.core.training_config import TrainConfig
-
-    try:
-        return TrainConfig(**dict(settings))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise TrainSettingsError(
-            "These training settings do not go together",
-            f"{field}: {message}" if field else message,
-        ) from None
 
 
 def _training_notes(model: LoadedModel) -> tuple[str, ...]:
@@ -317,17 +284,24 @@ def estimate_run(
 ) -> RunOutlook:
     """Estimate memory, disk and time of a run."""
     from attention_studio.core.host_memory import available_ram
+    from attention_studio.core.training_checks import buffer_on_disk, clt_on_disk
     from attention_studio.core.training_estimate import estimate_training
 
-    config = _train_config(request.settings)
+    config = request.config()
     ctx.check()
     estimate = estimate_training(model.info, config, _machine_speed())
+    limit = settings.max_ram_gb
+    kept = estimate.block_bytes if buffer_on_disk(estimate, config, limit) else 0
+    kept += estimate.decoder_bytes if clt_on_disk(estimate, config, limit) else 0
     folder = request.out_dir
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return RunOutlook(
         estimate,
-        available_ram(settings.max_ram_gb),
+        estimate.memory_bytes - kept,
+        estimate.disk_bytes + kept,
+        kept,
+        available_ram(limit),
         shutil.disk_usage(folder).free,
         _training_notes(model),
     )
@@ -344,88 +318,35 @@ def prepare_run(
     ctx: WorkContext, settings: Settings, model: LoadedModel, request: TrainRequest
 ) -> PreparedRun:
     """Read the text and make the trainer."""
-    from attention_studio.core.corpus import CorpusError, build_corpus, split_corpus
-    from attention_studio.core.crm_trainer import CRMTrainer
+    from attention_studio.core.training_request import prepare_training
+    from attention_studio.core.training_traces import read_traces
 
-    config = _train_config(request.settings)
-    if not request.sources:
-        raise CorpusError(
-            "There is no text to train on",
-            "",
-            "Add files or a folder, or let the model write samples",
-        )
-    ctx.progress(0, None, "Reading the text")
-    # A little more than one pass needs, so that held-out text can be set aside.
-    enough = config.tokens + 2 * config.heldout_tokens
-    corpus = build_corpus(model, request.sources, config.seq_len, enough, config.seed, ctx)
-    if request.heldout_sources:
-        heldout = build_corpus(
-            model,
-            request.heldout_sources,
-            config.seq_len,
-            2 * config.heldout_tokens,
-            config.seed,
-            ctx,
-        )
-    else:
-        corpus, heldout = split_corpus(corpus, config.heldout_tokens, config.seed)
-    ctx.check()
-    trainer = CRMTrainer(
-        model,
-        corpus,
-        heldout,
-        config,
-        request.out_dir,
-        resume=request.resume,
-        max_ram_gb=settings.max_ram_gb,
-    )
-    _write_run(request)
-    return PreparedRun(trainer, request, _training_notes(model))
-
-
-def _write_run(request: TrainRequest) -> None:
-    request.out_dir.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(
-        request.out_dir / RUN_FILE,
-        {
-            "sources": list(request.sources),
-            "heldout_sources": list(request.heldout_sources),
-            "settings": {key: _plain(value) for key, value in request.settings},
-        },
-    )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    traces = read_traces(request.out_dir)
+    trainer = prepare_training(model, request, settings.max_ram_gb, ctx)
+    return PreparedRun(trainer, request, _training_notes(model), traces)
 
 
 def read_run(_ctx: WorkContext, folder: Path) -> TrainRequest:
-    """How the run in ``folder`` was set up, so that it can go on.
+    """How the run in ``folder`` was set up, so that it can go on."""
+    from attention_studio.core.training_request import read_request
 
-    Raises:
-        RunFileError: the folder holds no run of this window.
-    """
-    try:
-        stored = read_json(folder / RUN_FILE, _MAX_RUN_BYTES)
-    except FileReadError as error:
-        raise RunFileError(
-            f"{folder.name} holds no run that can be resumed here",
-            str(error),
-            "Choose the folder that an unfinished run was writing to",
-        ) from error
-    try:
-        settings = {
-            str(key): tuple(value) if isinstance(value, list) else value
-            for key, value in dict(stored["settings"]).items()
-        }
-        return TrainRequest(
-            sources=tuple(str(source) for source in stored["sources"]),
-            heldout_sources=tuple(str(source) for source in stored["heldout_sources"]),
-            settings=tuple(settings.items()),
-            out_dir=folder,
-            resume=True,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunFileError(
-            f"{folder / RUN_FILE} is damaged", f"{type(error).__name__}: {error}"
-        ) from error
+    return read_request(folder)
+
+
+# -- evaluation -----------------------------------------------------------------------------------
+
+
+def evaluate_crms(
+    ctx: WorkContext, model: LoadedModel, request: EvaluationRequest
+) -> CRMComparison:
+    """Measure replacement models on the same text and prompts."""
+    from attention_studio.core.crm_comparison import compare_crms
+
+    return compare_crms(model, request, ctx)
+
+
+def save_comparison(ctx: WorkContext, comparison: CRMComparison, path: Path) -> Path:
+    """Write what was measured, as CSV or JSON by the file's name. Returns the file."""
+    ctx.check()
+    comparison.save(path)
+    return path

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from PySide6.QtCore import QAbstractListModel, QEvent, QModelIndex, QObject, QRect, QSize, Qt, Slot
+from PySide6.QtCore import (
+    QAbstractListModel,
+    QEvent,
+    QModelIndex,
+    QObject,
+    QRect,
+    QSize,
+    Qt,
+    Signal,
+    Slot,
+)
 from PySide6.QtGui import QKeyEvent, QKeySequence, QPainter, QPalette
 from PySide6.QtWidgets import (
     QApplication,
@@ -19,10 +29,12 @@ from PySide6.QtWidgets import (
 )
 from shiboken6 import isValid
 
-from attention_studio.ui.widgets.controls import named
+from attention_studio.ui.event_filters import watch
+from attention_studio.ui.widgets.controls import label, named
 
 if TYPE_CHECKING:
-    from attention_studio.ui.commands import Command, Commands
+    from attention_studio.ui.command import Command
+    from attention_studio.ui.commands import Commands
     from attention_studio.ui.theme import Theme
 
 _COMMAND_ROLE = Qt.ItemDataRole.UserRole + 1
@@ -53,7 +65,7 @@ class _PaletteModel(QAbstractListModel):
             return None
         command = self._found[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
-            return self._commands.action(command.id).text()
+            return self._commands.action(command.id).text().replace("&&", "&")
         if role == Qt.ItemDataRole.ToolTipRole:
             return self._commands.hindrance(command.id) or command.help
         if role == Qt.ItemDataRole.AccessibleTextRole:
@@ -143,8 +155,13 @@ def _with_modifier(event: QKeyEvent) -> bool:
 class CommandPalette(QFrame):
     """A panel over the window: a line to type in and the commands that fit, the best first.
 
-    Up and Down move, Enter runs, Escape closes, and so does a click elsewhere.
+    Up and Down move, Enter runs, Ctrl+C copies as a script, Escape closes, and so does a click
+    elsewhere.
+
+    ``script_wanted`` carries the id of a command that is wanted as a script.
     """
+
+    script_wanted = Signal(str)
 
     def __init__(self, commands: Commands, theme: Theme, parent: QWidget) -> None:
         # A child of the window, not a popup of its own: no grab of keyboard or mouse, and the same
@@ -176,10 +193,13 @@ class CommandPalette(QFrame):
         inner.setSpacing(3)
         inner.addWidget(self._edit)
         inner.addWidget(self._list)
+        foot = label("Enter runs it · Ctrl+C copies it as a Python script", "caption")
+        foot.setContentsMargins(12, 2, 12, 2)
+        inner.addWidget(foot)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(frame)
-        self._edit.installEventFilter(self)
+        watch(self, self._edit)
         self._edit.textChanged.connect(self._on_text)
         self._list.clicked.connect(self._on_clicked)
         theme.changed.connect(self._on_theme)
@@ -238,6 +258,9 @@ class CommandPalette(QFrame):
             if key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
                 self._run(self._list.currentIndex())
                 return True
+            if event.matches(QKeySequence.StandardKey.Copy) and not self._edit.hasSelectedText():
+                self._copy(self._list.currentIndex())
+                return True
             steps = {
                 Qt.Key.Key_Down: 1,
                 Qt.Key.Key_Up: -1,
@@ -261,6 +284,12 @@ class CommandPalette(QFrame):
             return
         self.dismiss()
         self._commands.run(command.id)
+
+    def _copy(self, index: QModelIndex) -> None:
+        command = index.data(_COMMAND_ROLE) if index.isValid() else None
+        if command is not None:
+            self.dismiss()
+            self.script_wanted.emit(command.id)
 
     @Slot(str)
     def _on_text(self, text: str) -> None:

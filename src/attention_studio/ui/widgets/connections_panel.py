@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from PySide6.QtCore import (
     QAbstractListModel,
-    QAbstractTableModel,
     QEvent,
     QModelIndex,
     QObject,
-    QPersistentModelIndex,
     Qt,
     Signal,
     Slot,
@@ -23,15 +21,18 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QListView,
+    QScrollArea,
     QSizePolicy,
     QSplitter,
     QTableView,
+    QTabWidget,
     QVBoxLayout,
     QWidget,
 )
 
-from attention_studio.ui.text import percent
+from attention_studio.ui.text import percent, visible_token
 from attention_studio.ui.widgets.bar_delegate import BAR_ROLE, BarDelegate
+from attention_studio.ui.widgets.columns_model import ROOT, ColumnsModel, Index
 from attention_studio.ui.widgets.controls import (
     ElidedLabel,
     icon_button,
@@ -39,19 +40,23 @@ from attention_studio.ui.widgets.controls import (
     named,
     plain_tip,
 )
+from attention_studio.ui.widgets.feature_tab import FeatureTab
 from attention_studio.ui.widgets.graph_scene import (
     FEATURE,
     GraphScene,
     LinkMode,
-    visible,
 )
+from attention_studio.ui.widgets.qk_panel import QKPanel
 
 if TYPE_CHECKING:
+    from attention_studio.core.graph_notes import Supernode
     from attention_studio.ui.theme import Theme
 
-Index = Union[QModelIndex, QPersistentModelIndex]
-_ROOT = QModelIndex()
 _COLUMNS = ("Node", "At", "Weight", "Share")
+# From an input towards the node, from the node towards what it feeds.
+# A scroll bar at its widest.
+_BAR = 12
+_ARROWS = {LinkMode.INPUTS: "↘", LinkMode.OUTPUTS: "↗"}
 _TIPS = (
     "The other end of the edge",
     "Token at which the other node stands",
@@ -60,8 +65,11 @@ _TIPS = (
 )
 
 
-class ConnectionsModel(QAbstractTableModel):
+class ConnectionsModel(ColumnsModel):
     """The edges into, or out of, one node, strongest first."""
+
+    HEADS = _COLUMNS
+    TIPS = _TIPS
 
     def __init__(self, mode: LinkMode, parent: Optional[QObject] = None) -> None:
         super().__init__(parent)
@@ -96,23 +104,10 @@ class ConnectionsModel(QAbstractTableModel):
             return 0.0
         return float(np.abs(self._scene.edge_share[self._edges]).sum())
 
-    def rowCount(self, parent: Index = _ROOT) -> int:
-        """One row per edge."""
-        return 0 if parent.isValid() else len(self._edges)
-
-    def columnCount(self, parent: Index = _ROOT) -> int:
-        """Node, token, weight, share."""
-        return 0 if parent.isValid() else len(_COLUMNS)
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
-        """Return the names of the columns and what they mean."""
-        if orientation != Qt.Orientation.Horizontal:
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return _COLUMNS[section]
-        return _TIPS[section] if role == Qt.ItemDataRole.ToolTipRole else None
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return len(self._edges)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Return what a cell says."""
@@ -134,13 +129,21 @@ class ConnectionsModel(QAbstractTableModel):
             return plain_tip(f"{scene.describe(other)}, weight {weight}, share {share}")
         return None
 
-    @staticmethod
-    def _text(scene: GraphScene, edge: int, other: int, column: int) -> str:
+    def row_of(self, name: Optional[str]) -> int:
+        """Return the row of a node; -1 where it is not listed."""
+        local = None if self._scene is None else self._scene.local(name)
+        if local is None:
+            return -1
+        found = np.flatnonzero(self._others == local)
+        return int(found[0]) if len(found) else -1
+
+    def _text(self, scene: GraphScene, edge: int, other: int, column: int) -> str:
         if column == 0:
-            words = scene.promotes(other)
-            return f"{scene.title(other)}  {words}" if words else scene.title(other)
+            words = scene.caption(other)
+            title = f"{_ARROWS[self._mode]} {scene.title(other)}"
+            return f"{title}  {words}" if words else title
         if column == 1:
-            return visible(scene.tokens[int(scene.column[other])]).strip(" ")
+            return visible_token(scene.tokens[int(scene.column[other])], spaces=False)
         if column == 2:
             return f"{scene.edge_weight[edge]:+.2f}"
         share = float(scene.edge_share[edge])
@@ -184,6 +187,15 @@ class ConnectionsTable(QTableView):
             self.setColumnWidth(column, metrics.horizontalAdvance(sample) + 10)
         self.verticalHeader().setDefaultSectionSize(metrics.height() + 9)
 
+    def mark(self, name: Optional[str]) -> None:
+        """Mark the row of the node that is pointed at elsewhere, or none."""
+        row = self.edges.row_of(name)
+        if row < 0:
+            self.clearSelection()
+        else:
+            self.selectRow(row)
+            self.scrollTo(self.edges.index(row, 0))
+
     @Slot(QModelIndex)
     def _on_entered(self, index: QModelIndex) -> None:
         self.pointed.emit(self.edges.name(index.row()))
@@ -224,7 +236,7 @@ class PinsModel(QAbstractListModel):
         """Return the name of the node in a row."""
         return self._pins[row][0]
 
-    def rowCount(self, parent: Index = _ROOT) -> int:
+    def rowCount(self, parent: Index = ROOT) -> int:
         """One row per pin."""
         return 0 if parent.isValid() else len(self._pins)
 
@@ -319,6 +331,22 @@ class ConnectionsPanel(QWidget):
         pins = _section(self._pins_head, self._no_pins, self._pins)
         splitter.addWidget(pins)
         splitter.setSizes([300, 220, 110])
+        self.qk = QKPanel(theme)
+        self.qk.chosen.connect(self.chosen)
+        self.feature = FeatureTab(theme)
+        self.tabs = QTabWidget()
+        named(self.tabs, "connections.tabs", "What is shown of the selected node")
+        self.tabs.setDocumentMode(True)
+        links = QScrollArea()
+        links.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        links.setWidgetResizable(True)
+        links.setWidget(splitter)
+        for page, text, tip in (
+            (links, "Links", "What feeds the selected node, and what it feeds"),
+            (self.feature, "Feature", "Where the selected feature fires, and what it says"),
+            (self.qk, "QK", "Why an attention feature looks where it looks"),
+        ):
+            self.tabs.setTabToolTip(self.tabs.addTab(page, text), tip)
         top = QHBoxLayout()
         top.setContentsMargins(10, 8, 6, 0)
         top.addWidget(self._title, 1)
@@ -329,7 +357,7 @@ class ConnectionsPanel(QWidget):
         layout.setSpacing(2)
         layout.addLayout(top)
         layout.addWidget(self._facts)
-        layout.addWidget(splitter, 1)
+        layout.addWidget(self.tabs, 1)
         theme.changed.connect(self._on_theme_changed)
         self.show_node(None, None)
         self.show_pins(None, ())
@@ -342,6 +370,16 @@ class ConnectionsPanel(QWidget):
     def pins(self) -> PinList:
         """The list of pinned nodes."""
         return self._pins
+
+    def show_group(self, scene: Optional[GraphScene], group: Supernode) -> None:
+        """Say what a supernode is: its links are the subgraph's business."""
+        self.show_node(scene, None)
+        self._title.set_whole(group.name)
+        members = (name if scene is None else _pin_text(scene, name) for name in group.nodes)
+        self._facts.setText(
+            f"A supernode of {len(group.nodes)}: {', '.join(members)}. The Subgraph dock shows "
+            "its links."
+        )
 
     def show_node(self, scene: Optional[GraphScene], name: Optional[str]) -> None:
         """Show another node: its facts and its edges."""
@@ -367,6 +405,15 @@ class ConnectionsPanel(QWidget):
             if mode is LinkMode.INPUTS and n_rows:
                 text += f" · {percent(table.edges.total_share())} of what flows in"
             self._heads[mode].set_whole(text)
+        self.feature.show_node(name)
+        self.qk.show_node(scene, name)
+
+    def point_at(self, name: Optional[str]) -> None:
+        """Mark the row of the node that is pointed at in the picture."""
+        for table in self._tables.values():
+            # Not while it is the table that points.
+            if not table.underMouse():
+                table.mark(name)
 
     def show_pins(self, scene: Optional[GraphScene], names: Sequence[str]) -> None:
         """Show other pins."""
@@ -381,10 +428,20 @@ class ConnectionsPanel(QWidget):
         if self._name is not None:
             self.pin_toggled.emit(self._name)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Give what is said where nothing is pinned its lines."""
+        super().resizeEvent(event)
+        self._fit_hint()
+
     @Slot()
     def _on_theme_changed(self) -> None:
         for table in self._tables.values():
             table.size_columns()
+        self._fit_hint()
+
+    def _fit_hint(self) -> None:
+        # A splitter asks its parts for no height at a width.
+        self._no_pins.setMinimumHeight(self._no_pins.heightForWidth(self.width() - _BAR))
 
 
 def _section(*widgets: QWidget) -> QWidget:
@@ -406,6 +463,8 @@ def _facts(scene: GraphScene, local: int) -> str:
     facts = [f"{name} {value}" for name, value in shown]
     words = scene.promotes(local)
     lines = [f"promotes {words}"] if words else []
+    if scene.label(local):
+        lines.insert(0, f"“{scene.label(local)}”")
     return "\n".join([*lines, " · ".join(facts)])
 
 
@@ -413,8 +472,8 @@ def _pin_text(scene: Optional[GraphScene], name: str) -> str:
     local = None if scene is None else scene.local(name)
     if scene is None or local is None:
         return f"{name} (not in the picture)"
-    words = scene.promotes(local)
+    words = scene.caption(local)
     text = f"{scene.title(local)}  {words}" if words else scene.title(local)
     if scene.kind[local] == FEATURE:
-        text += f"  at {visible(scene.tokens[int(scene.column[local])]).strip(' ')}"
+        text += f"  at {visible_token(scene.tokens[int(scene.column[local])], spaces=False)}"
     return text

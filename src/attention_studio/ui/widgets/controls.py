@@ -8,18 +8,22 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Literal, Optional, TypeVar
 
-from PySide6.QtCore import QSize, Qt, Slot
+from PySide6.QtCore import QEvent, QSize, Qt, Slot
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QProgressBar,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
+
+from attention_studio.ui.theme import LARGE_ICON
 
 if TYPE_CHECKING:
     from attention_studio.ui.commands import Commands
@@ -90,11 +94,11 @@ class ElidedLabel(QLabel):
         parent: Optional[QWidget] = None,
     ) -> None:
         super().__init__(parent)
+        self._whole = ""
+        self._mode = mode
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setProperty("role", role)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self._whole = ""
-        self._mode = mode
         self.set_whole(text)
 
     def set_whole(self, text: str) -> None:
@@ -115,6 +119,12 @@ class ElidedLabel(QLabel):
         """Shorten anew."""
         super().resizeEvent(event)  # type: ignore[arg-type]
         self._elide()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Shorten anew where letters have another size."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange:
+            self._elide()
 
     def _elide(self) -> None:
         room = self.contentsRect().width()
@@ -158,11 +168,34 @@ class CommandButton(QPushButton):
             self.setIcon(action.icon())
 
 
+class CommandTool(QToolButton):
+    """A small button with an icon alone that runs a command, as ``CommandButton`` does."""
+
+    def __init__(
+        self, commands: Commands, command_id: str, name: str, parent: Optional[QWidget] = None
+    ) -> None:
+        super().__init__(parent)
+        self._action = commands.action(command_id)
+        self.setObjectName(name)
+        self.setAccessibleName(self._action.text().rstrip("…"))
+        self.setCheckable(self._action.isCheckable())
+        self._sync()
+        self._action.changed.connect(self._sync)
+        self.clicked.connect(self._action.trigger)
+
+    @Slot()
+    def _sync(self) -> None:
+        self.setIcon(self._action.icon())
+        self.setToolTip(self._action.toolTip())
+        self.setAccessibleDescription(self._action.statusTip())
+        self.setEnabled(self._action.isEnabled())
+        self.setChecked(self._action.isChecked())
+
+
 def icon_button(theme: Theme, icon: str, name: str, accessible: str, tip: str = "") -> QToolButton:
     """A small button with an icon alone; ``accessible`` is its tooltip too unless ``tip`` is."""
     button = QToolButton()
     theme.set_icon(button, icon)
-    button.setIconSize(QSize(16, 16))
     return named(button, name, accessible, tip or accessible)
 
 
@@ -194,8 +227,18 @@ def row(*widgets: QWidget, stretch: Optional[int] = None, spacing: int = 8) -> Q
     return layout
 
 
-class EmptyState(QWidget):
-    """What a view shows while it has nothing to show: what it is for and how to fill it."""
+def show_fraction(bar: QProgressBar, fraction: Optional[float]) -> None:
+    """Show a share in [0, 1] on a progress bar; None: that something goes on."""
+    bar.setRange(0, 0 if fraction is None else 1000)
+    if fraction is not None:
+        bar.setValue(round(1000 * fraction))
+
+
+class EmptyState(QScrollArea):
+    """What a view shows while it has nothing to show: what it is for and how to fill it.
+
+    It scrolls where the place is low and the letters are large.
+    """
 
     def __init__(
         self,
@@ -217,7 +260,9 @@ class EmptyState(QWidget):
         self.title.setWordWrap(True)
         self.text = label(text, "muted", wrap=True)
         self.text.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        layout = QVBoxLayout(self)
+        body = QWidget()
+        body.setObjectName("formBody")
+        layout = self._layout = QVBoxLayout(body)
         layout.setContentsMargins(24, 16, 24, 16)
         layout.setSpacing(8)
         layout.addStretch(2)
@@ -229,6 +274,11 @@ class EmptyState(QWidget):
             layout.addSpacing(6)
             layout.addWidget(button, 0, Qt.AlignmentFlag.AlignHCenter)
         layout.addStretch(3)
+        # The button inside takes the keyboard, and is scrolled to when it does.
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(body)
         theme.changed.connect(self._repaint_icon)
         self._repaint_icon()
 
@@ -237,7 +287,12 @@ class EmptyState(QWidget):
         self.title.setText(title)
         self.text.setText(text)
 
+    def layout(self) -> QVBoxLayout:
+        """The layout of what it says: views put more below the button, before the last stretch."""
+        return self._layout
+
     @Slot()
     def _repaint_icon(self) -> None:
         icon = self._theme.icon(self._icon_name, "muted")
-        self._picture.setPixmap(icon.pixmap(QSize(28, 28), self._theme.pixel_ratio))
+        side = self._theme.icon_size(LARGE_ICON)
+        self._picture.setPixmap(icon.pixmap(QSize(side, side), self._theme.pixel_ratio))

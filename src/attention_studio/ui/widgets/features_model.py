@@ -7,30 +7,29 @@ into the filter costs milliseconds. Sorting and filtering only permute row numbe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
+from PySide6.QtCore import QObject, Qt
 
+from attention_studio.core.sites import Site
 from attention_studio.ui.session import feature_id
+from attention_studio.ui.text import visible_token
 from attention_studio.ui.widgets.bar_delegate import BAR_ROLE
-from attention_studio.ui.widgets.token_views import visible_token
+from attention_studio.ui.widgets.columns_model import ColumnsModel, Index
 
 if TYPE_CHECKING:
     from attention_studio.core.feature_extractor import FeatureRecord, FeatureReport
 
-Index = Union[QModelIndex, QPersistentModelIndex]
 Ints = NDArray[np.int64]
-_ROOT = QModelIndex()
 # How many promoted or suppressed tokens a cell names.
 CELL_TOKENS = 5
 # As ``session.feature_id`` writes it.
-_NAME = re.compile(r"L(\d+)/P(\d+)/F(\d+)$")
+_NAME = re.compile(r"([AL])(\d+)/P(\d+)/F(\d+)$")
 _TERM = re.compile(r"(layer|l|pos|position|p):(\d+)(?:-(\d+))?$", re.IGNORECASE)
 
 
@@ -47,7 +46,7 @@ class Column(IntEnum):
 
 _HEADS = ("Layer", "Token", "Feature", "Activation", "Promotes", "Suppresses")
 _TIPS = (
-    "Layer of the feature's transcoder, from 0",
+    "Layer of the feature's dictionary, from 0; A before it: it stands in for the attention there",
     "Position in the prompt, and the token there",
     "Number of the feature in its layer's dictionary",
     "How strongly it fires at this token",
@@ -56,10 +55,13 @@ _TIPS = (
 )
 
 
-def feature_parts(name: str) -> Optional[tuple[int, int, int]]:
-    """Return layer, position and index from a feature's name; None for another node's name."""
+def feature_parts(name: str) -> Optional[tuple[Site, int, int]]:
+    """Return module, position and index from a feature's name; None for another node's name."""
     found = _NAME.match(name)
-    return (int(found[1]), int(found[2]), int(found[3])) if found is not None else None
+    if found is None:
+        return None
+    site = Site(int(found[2]), "attention" if found[1] == "A" else "mlp")
+    return site, int(found[3]), int(found[4])
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,21 @@ class FeatureFilter:
         return FeatureFilter(tuple(words), tuple(ranges["l"]), tuple(ranges["p"]), tuple(indices))
 
 
-class FeaturesModel(QAbstractTableModel):
+class FeaturesModel(ColumnsModel):
     """Feature records as a table."""
+
+    HEADS = _HEADS
+    TIPS = _TIPS
 
     def __init__(self, parent: Optional[QObject] = None) -> None:
         super().__init__(parent)
         self._records: Sequence[FeatureRecord] = ()
         self._tokens: tuple[str, ...] = ()
         self._numbers: dict[Column, NDArray[Any]] = {}
+        self._sites: Ints = np.zeros(0, dtype=np.int64)
         self._haystack: Optional[list[str]] = None
         self._strongest = 1.0
+        self._labels: Mapping[str, str] = {}
         self._filter = FeatureFilter()
         self._sorting: Optional[tuple[Column, bool]] = None
         self._order: Ints = np.zeros(0, dtype=np.int64)
@@ -127,6 +134,7 @@ class FeaturesModel(QAbstractTableModel):
             Column.INDEX: np.array([r.index for r in records], dtype=np.int64),
             Column.ACTIVATION: np.array([r.activation for r in records], dtype=np.float64),
         }
+        self._sites = np.array([r.site.number for r in records], dtype=np.int64)
         self._strongest = float(self._numbers[Column.ACTIVATION].max(initial=0.0)) or 1.0
         self._haystack = None
         self._sort_rows()
@@ -144,26 +152,36 @@ class FeaturesModel(QAbstractTableModel):
     @staticmethod
     def name_of(record: FeatureRecord) -> str:
         """Return the session's name of a feature."""
-        return feature_id(record.layer, record.position, record.index)
+        return feature_id(record.site, record.position, record.index)
 
     def find(self, name: str) -> Optional[int]:
         """Return the row that shows the feature of that name, or None."""
         parts = feature_parts(name)
         if parts is None or not len(self._rows):
             return None
-        layer, position, index = (
-            self._numbers[column][self._rows] == part
-            for column, part in zip(
-                (Column.LAYER, Column.POSITION, Column.INDEX), parts, strict=True
-            )
-        )
-        rows = np.flatnonzero(layer & position & index)
+        site, position, index = parts
+        here = self._sites[self._rows] == site.number
+        here &= self._numbers[Column.POSITION][self._rows] == position
+        here &= self._numbers[Column.INDEX][self._rows] == index
+        rows = np.flatnonzero(here)
         return int(rows[0]) if len(rows) else None
 
     @property
     def n_records(self) -> int:
         """How many records there are, shown or not."""
         return len(self._records)
+
+    def set_labels(self, labels: Mapping[str, str]) -> None:
+        """Say what the person calls features, by their names without position (``L12/F1043``)."""
+        if labels != self._labels:
+            self._labels = labels
+            self._haystack = None
+            if self.n_rows:
+                last = self.index(self.n_rows - 1, len(self.HEADS) - 1)
+                self.dataChanged.emit(self.index(0, 0), last)
+
+    def _label(self, record: FeatureRecord) -> str:
+        return self._labels.get(f"{record.site.label}/F{record.index}", "")
 
     # -- order and filter ---------------------------------------------------------------------
 
@@ -198,7 +216,7 @@ class FeaturesModel(QAbstractTableModel):
         if self._sorting is not None:
             column, descending = self._sorting
             if column in self._numbers:
-                values = self._numbers[column]
+                values = self._sites if column == Column.LAYER else self._numbers[column]
                 order = np.argsort(-values if descending else values, kind="stable")
             else:
                 keys = [self._effects_text(record, column).lower() for record in self._records]
@@ -230,30 +248,17 @@ class FeaturesModel(QAbstractTableModel):
             places = [visible_token(token) for token in self._tokens]
             self._haystack = [
                 f"{places[record.position]} {_tokens_text(record.promoted)} "
-                f"{_tokens_text(record.suppressed)}".lower()
+                f"{_tokens_text(record.suppressed)} {self._label(record)}".lower()
                 for record in self._records
             ]
         return self._haystack
 
     # -- Qt's questions -----------------------------------------------------------------------
 
-    def rowCount(self, parent: Index = _ROOT) -> int:
-        """One row per record that fits the filter."""
-        return 0 if parent.isValid() else len(self._rows)
-
-    def columnCount(self, parent: Index = _ROOT) -> int:
-        """As many as ``Column`` has."""
-        return 0 if parent.isValid() else len(Column)
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
-        """Return the names of the columns and what they mean."""
-        if orientation != Qt.Orientation.Horizontal:
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return _HEADS[section]
-        return _TIPS[section] if role == Qt.ItemDataRole.ToolTipRole else None
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return len(self._rows)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Return what a cell says."""
@@ -273,25 +278,23 @@ class FeaturesModel(QAbstractTableModel):
     def _text(self, number: int, column: Column) -> str:
         record = self._records[number]
         if column == Column.LAYER:
-            return str(record.layer)
+            return record.site.label if record.kind == "attention" else str(record.layer)
         if column == Column.POSITION:
-            return f"{record.position}  {_shown(self._tokens[record.position])}"
+            return (
+                f"{record.position}  {visible_token(self._tokens[record.position], spaces=False)}"
+            )
         if column == Column.INDEX:
             return f"#{record.index}"
         if column == Column.ACTIVATION:
             return f"{record.activation:.2f}"
-        return self._effects_text(record, column)
+        words = self._effects_text(record, column)
+        label = self._label(record) if column == Column.PROMOTED else ""
+        return f"{label} · {words}" if label else words
 
     @staticmethod
     def _effects_text(record: FeatureRecord, column: Column) -> str:
         return _tokens_text(record.promoted if column == Column.PROMOTED else record.suppressed)
 
 
-@lru_cache(maxsize=65_536)
-def _shown(token: str) -> str:
-    """Return a token for a list of many, where marks for its spaces would be noise."""
-    return visible_token(token).strip("␣") or "␣"
-
-
 def _tokens_text(effects: Sequence[tuple[str, float]]) -> str:
-    return ", ".join([_shown(token) for token, _ in effects[:CELL_TOKENS]])
+    return ", ".join([visible_token(token, spaces=False) for token, _ in effects[:CELL_TOKENS]])

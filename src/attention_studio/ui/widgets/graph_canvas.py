@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from typing import Optional
 
 from PySide6.QtCore import QPoint, QPointF, QRectF, QSize, Qt, QTimer, Slot
-from PySide6.QtGui import QImage, QPainter, QPaintEvent, QPixmap, QResizeEvent
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QPixmap, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QWidget
 
+from attention_studio.ui.highlight import Highlight
 from attention_studio.ui.theme import Theme
+from attention_studio.ui.widgets.graph_emphasis import Emphasis
 from attention_studio.ui.widgets.graph_geometry import (
     Camera,
     GraphGeometry,
@@ -20,14 +22,18 @@ from attention_studio.ui.widgets.graph_geometry import (
     room_beside_bars,
 )
 from attention_studio.ui.widgets.graph_labels import Chip, chips, paint_hover
-from attention_studio.ui.widgets.graph_look import MAX_FAINT_EDGES, Frame, GraphLook
+from attention_studio.ui.widgets.graph_look import (
+    MAX_FAINT_EDGES,
+    Frame,
+    GraphLook,
+    label_widths,
+)
+from attention_studio.ui.widgets.graph_minimap import Minimap
 from attention_studio.ui.widgets.graph_painter import paint_frame
-from attention_studio.ui.widgets.graph_picture import to_image, to_svg, whole_frame
-from attention_studio.ui.widgets.graph_scene import GraphScene, LinkMode, visible
+from attention_studio.ui.widgets.graph_scene import GraphScene, LinkMode
 
 MIN_ZOOM, MAX_ZOOM = 0.02, 8.0
 ZOOM_STEP = 1.2
-MAX_LABEL_WIDTH = 92.0
 # Above this many drawn edges the picture is antialiased only when nothing moves.
 SMOOTH_EDGES = 3000
 SMOOTH_MOVING_EDGES = 500
@@ -43,11 +49,15 @@ class GraphCanvas(QAbstractScrollArea):
         self._look = GraphLook(theme)
         self._scene: Optional[GraphScene] = None
         self._geometry: Optional[GraphGeometry] = None
-        self._zoom = 1.0
+        self._zoom_x = self._zoom_y = 1.0
         self._selected: Optional[str] = None
         self._pinned: tuple[str, ...] = ()
+        self._chosen: tuple[str, ...] = ()
+        self._highlight: Optional[Highlight] = None
+        self._minimap = Minimap()
+        self._with_minimap = True
+        self._band: Optional[QRectF] = None
         self._mode = LinkMode.EITHER
-        self._max_faint = MAX_FAINT_EDGES
         self._cursor: Optional[int] = None
         self._keyed = False
         self._panning = False
@@ -79,8 +89,8 @@ class GraphCanvas(QAbstractScrollArea):
 
     @property
     def zoom(self) -> float:
-        """The magnification; 1 fits as much as stays readable."""
-        return self._zoom
+        """The magnification of the axis that is shrunk more; 1 fits as much as stays readable."""
+        return min(self._zoom_x, self._zoom_y)
 
     @property
     def cursor_node(self) -> Optional[str]:
@@ -103,7 +113,7 @@ class GraphCanvas(QAbstractScrollArea):
         self._scene = scene
         self._cursor = scene.local(cursor) if scene is not None and same else None
         if not same:
-            self._zoom = 1.0
+            self._zoom_x = self._zoom_y = 1.0
         self._relayout()
         if not same:
             self.horizontalScrollBar().setValue(self.horizontalScrollBar().maximum())
@@ -124,16 +134,29 @@ class GraphCanvas(QAbstractScrollArea):
             self._pinned = pinned
             self._redraw()
 
+    def set_chosen(self, names: Iterable[str]) -> None:
+        """Say which nodes are chosen together."""
+        chosen = tuple(names)
+        if chosen != self._chosen:
+            self._chosen = chosen
+            self._redraw()
+
+    def set_highlight(self, highlight: Optional[Highlight]) -> None:
+        """Say what a view wants to be seen."""
+        if highlight is not self._highlight:
+            self._highlight = highlight
+            self._redraw()
+
+    def set_minimap(self, shown: bool) -> None:
+        """Say whether the whole graph is shown in a corner while only a part is in view."""
+        if shown != self._with_minimap:
+            self._with_minimap = shown
+            self.viewport().update()
+
     def set_link_mode(self, mode: LinkMode) -> None:
         """Say which edges of the selected node are drawn."""
         if mode is not self._mode:
             self._mode = mode
-            self._redraw()
-
-    def set_max_faint_edges(self, limit: int) -> None:
-        """Say how many of the strongest edges are drawn while nothing is selected."""
-        if limit != self._max_faint:
-            self._max_faint = limit
             self._redraw()
 
     def show_node(self, name: str) -> None:
@@ -157,12 +180,12 @@ class GraphCanvas(QAbstractScrollArea):
 
     @Slot()
     def fit(self) -> None:
-        """Show the whole graph."""
+        """Show the whole graph: each axis is shrunk as far as it must be, and no further."""
         if self._geometry is None:
             return
         plot = self._plot(self.maximumViewportSize())
-        scale = min(plot.width() / self._geometry.width, plot.height() / self._geometry.height)
-        self._zoom = max(MIN_ZOOM, min(1.0, scale))
+        self._zoom_x = max(MIN_ZOOM, min(1.0, plot.width() / self._geometry.width))
+        self._zoom_y = max(MIN_ZOOM, min(1.0, plot.height() / self._geometry.height))
         self._update_bars()
         self._redraw()
 
@@ -181,15 +204,19 @@ class GraphCanvas(QAbstractScrollArea):
         if frame is None:
             return
         camera = frame.camera
-        zoom = min(MAX_ZOOM, max(MIN_ZOOM, self._zoom * factor))
-        if zoom == self._zoom:
+        # Both axes by the same factor, up to where one of them ends.
+        factor = min(factor, MAX_ZOOM / max(self._zoom_x, self._zoom_y))
+        factor = max(factor, MIN_ZOOM / min(self._zoom_x, self._zoom_y))
+        if factor == 1.0:
             return
-        world_x, world_y = (at.x() - camera.dx) / camera.zoom, (at.y() - camera.dy) / camera.zoom
-        self._zoom = zoom
+        world_x = (at.x() - camera.dx) / camera.zoom_x
+        world_y = (at.y() - camera.dy) / camera.zoom_y
+        self._zoom_x *= factor
+        self._zoom_y *= factor
         self._update_bars()
         plot = self._plot(self.viewport().size())
-        self.horizontalScrollBar().setValue(round(world_x * zoom - (at.x() - plot.left())))
-        self.verticalScrollBar().setValue(round(world_y * zoom - (at.y() - plot.top())))
+        self.horizontalScrollBar().setValue(round(world_x * self._zoom_x - (at.x() - plot.left())))
+        self.verticalScrollBar().setValue(round(world_y * self._zoom_y - (at.y() - plot.top())))
         self._move()
 
     def _plot(self, size: QSize) -> QRectF:
@@ -209,10 +236,7 @@ class GraphCanvas(QAbstractScrollArea):
         at_end = bar.value() == bar.maximum()
         self._geometry = None
         if self._scene is not None:
-            widths = [
-                min(MAX_LABEL_WIDTH, self._look.bold_metrics.horizontalAdvance(visible(token)) + 12)
-                for token in self._scene.tokens
-            ]
+            widths = label_widths(self._scene, self._look)
             plot = self._plot(self.maximumViewportSize())
             geometry = measure(self._scene, plot.width(), plot.height(), widths)
             room = self._room(geometry.width, geometry.height)
@@ -230,7 +254,8 @@ class GraphCanvas(QAbstractScrollArea):
             across.setRange(0, 0)
             upright.setRange(0, 0)
             return
-        width, height = self._geometry.width * self._zoom, self._geometry.height * self._zoom
+        width = self._geometry.width * self._zoom_x
+        height = self._geometry.height * self._zoom_y
         room_x, room_y = self._room(width, height)
         across.setRange(0, max(0, round(width - room_x)) if width > room_x + 1 else 0)
         across.setPageStep(round(room_x))
@@ -249,21 +274,30 @@ class GraphCanvas(QAbstractScrollArea):
             ),
         )
 
+    def _centre_on(self, world: tuple[float, float]) -> None:
+        """Scroll so that a point, in world coordinates, lies in the middle."""
+        plot = self._plot(self.viewport().size())
+        across, down = world[0] * self._zoom_x, world[1] * self._zoom_y
+        self.horizontalScrollBar().setValue(round(across - plot.width() / 2.0))
+        self.verticalScrollBar().setValue(round(down - plot.height() / 2.0))
+
     def _make_frame(self) -> Optional[Frame]:
         if self._scene is None or self._geometry is None:
             return None
         size = self.viewport().size()
         plot = self._plot(size)
-        free_x = max(0.0, plot.width() - self._geometry.width * self._zoom) / 2.0
-        free_y = max(0.0, plot.height() - self._geometry.height * self._zoom) / 2.0
+        free_x = max(0.0, plot.width() - self._geometry.width * self._zoom_x) / 2.0
+        free_y = max(0.0, plot.height() - self._geometry.height * self._zoom_y) / 2.0
         camera = Camera(
-            self._zoom,
+            self._zoom_x,
+            self._zoom_y,
             plot.left() + free_x - self.horizontalScrollBar().value(),
             plot.top() + free_y - self.verticalScrollBar().value(),
         )
         scene = self._scene
         pinned = (scene.local(name) for name in self._pinned)
-        drawn = min(scene.n_edges, self._max_faint)
+        chosen = (scene.local(name) for name in self._chosen)
+        drawn = min(scene.n_edges, MAX_FAINT_EDGES)
         return Frame(
             scene=scene,
             geometry=self._geometry,
@@ -272,10 +306,11 @@ class GraphCanvas(QAbstractScrollArea):
             plot=plot,
             selected=scene.local(self._selected),
             pinned=tuple(local for local in pinned if local is not None),
+            chosen=tuple(local for local in chosen if local is not None),
+            emphasis=Emphasis.of(self._highlight, scene),
             mode=self._mode,
             ratio=self.devicePixelRatioF(),
             smooth=drawn <= SMOOTH_EDGES and not (self._moving and drawn > SMOOTH_MOVING_EDGES),
-            max_faint=self._max_faint,
         )
 
     def invalidate(self, *, moving: bool) -> None:
@@ -334,9 +369,23 @@ class GraphCanvas(QAbstractScrollArea):
             self._picture = self._render(frame)
             self._chips = chips(frame, self._look)
         painter.drawPixmap(0, 0, self._picture)
+        if self._with_minimap:
+            self._minimap.paint(painter, frame, self._look)
+        if self._band is not None:
+            self._paint_band(painter, frame, self._band)
         if self._cursor is not None and not self._panning and self._cursor < frame.scene.n_nodes:
             paint_hover(painter, frame, self._look, self._cursor, self._keyed)
         painter.end()
+
+    def _paint_band(self, painter: QPainter, frame: Frame, band: QRectF) -> None:
+        """Paint the rectangle that a person draws around nodes."""
+        fill = QColor(self._look.accent)
+        fill.setAlpha(28)
+        pen = QPen(self._look.accent, 1.2)
+        pen.setDashPattern([4.0, 3.0])
+        painter.setPen(pen)
+        painter.setBrush(fill)
+        painter.drawRect(band.intersected(frame.plot))
 
     def _render(self, frame: Frame) -> QPixmap:
         ratio = frame.ratio
@@ -353,19 +402,3 @@ class GraphCanvas(QAbstractScrollArea):
         """Fit anew."""
         super().resizeEvent(event)
         self._relayout()
-
-    # -- files --------------------------------------------------------------------------------
-
-    def render_image(self, scale: float = 2.0) -> Optional[QImage]:
-        """Return the whole graph, scrolled or not, with ``scale`` device pixels per pixel."""
-        frame = self.frame
-        if frame is None:
-            return None
-        return to_image(whole_frame(frame, self._look), self._look, scale)
-
-    def render_svg(self, title: str = "Attribution graph") -> Optional[bytes]:
-        """Return the whole graph, scrolled or not, as an SVG document."""
-        frame = self.frame
-        if frame is None:
-            return None
-        return to_svg(whole_frame(frame, self._look), self._look, title)

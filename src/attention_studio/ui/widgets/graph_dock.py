@@ -2,72 +2,64 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Union
+from dataclasses import replace
+from typing import Optional
 
-from PySide6.QtCore import Qt, QTimer, Signal, Slot
-from PySide6.QtGui import QImage, QResizeEvent
+from PySide6.QtCore import QPoint, Qt, QTimer, Signal, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFileDialog,
-    QHBoxLayout,
     QMenu,
     QSplitter,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from attention_studio.ui import work
-from attention_studio.ui.jobs import JobFailure
+from attention_studio.core.graph_settings import GraphSettings
+from attention_studio.ui.figures.figure import Figure, FigureOffer
+from attention_studio.ui.figures.graph_figure import GraphFigure
+from attention_studio.ui.jobs import Job, JobFailure
 from attention_studio.ui.session import SessionPart
-from attention_studio.ui.text import count, duration
 from attention_studio.ui.widgets.connections_panel import ConnectionsPanel
-from attention_studio.ui.widgets.controls import (
-    CommandButton,
-    ElidedLabel,
-    icon_button,
-    line,
-    named,
-)
-from attention_studio.ui.widgets.graph_picture import save_picture
+from attention_studio.ui.widgets.controls import CommandButton, CommandTool, line
+from attention_studio.ui.widgets.graph_controls import GraphControls
+from attention_studio.ui.widgets.graph_facts import GraphFacts
+from attention_studio.ui.widgets.graph_questions import GraphQuestions
 from attention_studio.ui.widgets.graph_scene import (
     GraphScene,
-    LinkMode,
     PreparedScene,
     SceneRequest,
     prepare_scene,
 )
+from attention_studio.ui.widgets.graph_tracer import GraphTracer
 from attention_studio.ui.widgets.graph_view import GraphView
 from attention_studio.ui.widgets.job_strip import JobStrip
 from attention_studio.ui.widgets.message_bar import Message
-from attention_studio.ui.widgets.score_badges import ScoreBadges
 from attention_studio.ui.widgets.studio_dock import StudioDock
-from attention_studio.ui.widgets.threshold_slider import ThresholdSlider
-from attention_studio.utils.errors import StudioError
-
-if TYPE_CHECKING:
-    from attention_studio.ui.commands import Commands
-    from attention_studio.ui.jobs import JobRunner
-    from attention_studio.ui.session import Session
-    from attention_studio.ui.theme import Theme
 
 # Sliders speak at every pixel; the graph is pruned when they have been still for so long.
 DEBOUNCE_MS = 60
 # The panel's part of the width, and the most pixels that it takes.
 PANEL_SHARE, MAX_PANEL = 0.29, 360
 _PRUNE_KEY = "graph.prune"
-_BUILD_KEY = "graph.build"
-_MODES = (
-    ("All links", LinkMode.EITHER),
-    ("Inputs", LinkMode.INPUTS),
-    ("Outputs", LinkMode.OUTPUTS),
+_MAKES_SCENE = frozenset(
+    (SessionPart.GRAPH, SessionPart.PRUNED, SessionPart.THRESHOLDS, SessionPart.DENSITY)
 )
-
-
-class PictureError(StudioError):
-    """There is no picture of the graph in the form that is asked for."""
+# What the menu of the picture offers, as far as it makes sense.
+MENU = (
+    "graph.pin",
+    "graph.clear_selection",
+    "notes.label",
+    "nodes.inputs",
+    "nodes.outputs",
+    "nodes.pin",
+    "nodes.choose_none",
+    "intervene.add_selected",
+    "intervene.switch_off",
+    "paths.from_selected",
+    "paths.to_selected",
+    "graph.clear_highlight",
+    "graph.fit",
+)
 
 
 class GraphDock(StudioDock):
@@ -83,30 +75,38 @@ class GraphDock(StudioDock):
         (
             SessionPart.CRM,
             SessionPart.PROMPT,
+            SessionPart.PROMPT_VIEW,
             SessionPart.GRAPH,
             SessionPart.PRUNED,
             SessionPart.THRESHOLDS,
             SessionPart.SELECTION,
             SessionPart.PINNED,
+            SessionPart.CHOSEN,
+            SessionPart.NOTES,
+            SessionPart.LABELS,
+            SessionPart.HIGHLIGHT,
+            SessionPart.DENSITY,
+            SessionPart.RECORDS,
         )
     )
 
     message = Signal(object)
 
-    def __init__(
-        self,
-        session: Session,
-        runner: JobRunner,
-        commands: Commands,
-        theme: Theme,
-        parent: Optional[QWidget] = None,
-    ) -> None:
-        super().__init__(session, runner, commands, theme, parent)
+    def make_body(self) -> None:
+        """Make what the dock shows."""
         self._prepared: Optional[PreparedScene] = None
         self._split_by_hand = False
-        self.view = GraphView(theme)
-        self.panel = ConnectionsPanel(theme)
-        self.strip = JobStrip(runner, "graph.job")
+        self._asked_unseen = False
+        """Whether the picture is wanted although nobody sees the dock."""
+        self._before_full_screen = False
+        """Whether the dock floated before it got the whole screen."""
+        self.tracer = GraphTracer(self.session, self.runner, self)
+        self.controls = GraphControls(self.commands, self.session.thresholds)
+        self.facts = GraphFacts(self.session, self.runner, self.commands)
+        self.view = GraphView(self.theme)
+        self.panel = ConnectionsPanel(self.theme)
+        self.questions = GraphQuestions(self.session, self.runner, self.panel, self.facts, self)
+        self.strip = JobStrip(self.runner, "graph.job")
         self._debounce = QTimer(self)
         self._debounce.setSingleShot(True)
         self._debounce.setInterval(DEBOUNCE_MS)
@@ -116,8 +116,8 @@ class GraphDock(StudioDock):
         layout = QVBoxLayout(body)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
-        layout.addLayout(self._make_controls())
-        layout.addLayout(self._make_facts())
+        layout.addWidget(self.controls)
+        layout.addWidget(self.facts)
         layout.addWidget(line())
         layout.addWidget(self._make_body(), 1)
         self._frame = QWidget()
@@ -130,85 +130,19 @@ class GraphDock(StudioDock):
             "No graph yet",
             "The graph shows which features carried the prompt to the next token: tokens at the "
             "bottom, outputs on top, and how much each fed the next.",
-            CommandButton(commands, "graph.build", look="primary", text="Trace the prompt"),
+            CommandButton(self.commands, "graph.build", look="primary", text="Trace the prompt"),
         )
         empty_layout = self._empty.layout() if self._empty is not None else None
         assert isinstance(empty_layout, QVBoxLayout)
-        self._waiting = JobStrip(runner, "graph.job.first")
+        self._waiting = JobStrip(self.runner, "graph.job.first")
         empty_layout.insertWidget(empty_layout.count() - 1, self._waiting)
         layout.addWidget(self.strip)
         self._make_title_buttons()
+        self.commands.set_checked("graph.panel", True)
+        self.commands.set_checked("graph.minimap", True)
         self._connect()
 
     # -- building -----------------------------------------------------------------------------
-
-    def _make_controls(self) -> QHBoxLayout:
-        node, edge = self.session.thresholds
-        self.node_slider = ThresholdSlider(
-            "Nodes", "graph.nodes",
-            "Keep the fewest nodes that carry this share of the influence on the output", node,
-        )  # fmt: skip
-        self.edge_slider = ThresholdSlider(
-            "Edges", "graph.edges",
-            "Among those nodes, keep the fewest edges that carry this share of the influence", edge,
-        )  # fmt: skip
-        self.errors = QCheckBox("Errors")
-        named(self.errors, "graph.errors", "Show error nodes",
-              "Show what the dictionaries do not explain, as diamonds")  # fmt: skip
-        self.errors.setChecked(True)
-        self.mode = QComboBox()
-        named(self.mode, "graph.links", "Links of the selected node",
-              "Which edges of the selected node are drawn: inputs, outputs, or both")  # fmt: skip
-        for text, mode in _MODES:
-            self.mode.addItem(text, mode)
-        self.fit_button = icon_button(
-            self.theme, "fit", "graph.fit", "Fit the graph", "Show the whole graph (F)"
-        )
-        self.in_button = icon_button(
-            self.theme, "zoom-in", "graph.zoomIn", "Zoom in", "Zoom in (+, or the wheel)"
-        )
-        self.out_button = icon_button(
-            self.theme, "zoom-out", "graph.zoomOut", "Zoom out", "Zoom out (-, or the wheel)"
-        )
-        self.panel_button = icon_button(
-            self.theme, "features", "graph.panel", "Show the connections",
-            "Show or hide the connections of the selected node",
-        )  # fmt: skip
-        self.panel_button.setCheckable(True)
-        self.panel_button.setChecked(True)
-        controls = QHBoxLayout()
-        controls.setContentsMargins(10, 6, 8, 2)
-        controls.setSpacing(10)
-        controls.addWidget(self.node_slider, 6)
-        controls.addWidget(self.edge_slider, 6)
-        controls.addWidget(self.errors)
-        controls.addWidget(self.mode)
-        controls.addStretch(1)
-        buttons = QHBoxLayout()
-        buttons.setSpacing(0)
-        for button in (self.out_button, self.in_button, self.fit_button, self.panel_button):
-            buttons.addWidget(button)
-        controls.addLayout(buttons)
-        return controls
-
-    def _make_facts(self) -> QHBoxLayout:
-        self._prompt = ElidedLabel(role="caption")
-        named(self._prompt, "graph.prompt", "Prompt of the graph")
-        self._counts = ElidedLabel(role="caption")
-        named(self._counts, "graph.counts", "Size of the graph")
-        self.scores = ScoreBadges()
-        self._again = CommandButton(
-            self.commands, "graph.build", look="quiet", text="Trace the new prompt"
-        )
-        self._again.setObjectName("graph.again")
-        facts = QHBoxLayout()
-        facts.setContentsMargins(10, 0, 10, 5)
-        facts.setSpacing(10)
-        facts.addWidget(self._prompt, 2)
-        facts.addWidget(self._again)
-        facts.addWidget(self._counts, 3)
-        facts.addWidget(self.scores)
-        return facts
 
     def _make_body(self) -> QSplitter:
         splitter = QSplitter(Qt.Orientation.Horizontal)
@@ -235,44 +169,27 @@ class GraphDock(StudioDock):
     def _on_splitter_moved(self, _place: int, _index: int) -> None:
         self._split_by_hand = True
 
-    @Slot(bool)
-    def _on_panel_toggled(self, shown: bool) -> None:
-        self.panel.setVisible(shown)
-
     def _make_title_buttons(self) -> None:
-        self._open = self._command_button("graph.open", "open")
-        self._save = self._command_button("graph.save", "save")
-        self.export = icon_button(
-            self.theme, "download", "graph.export", "Save a picture of the graph",
-            "Save a picture of the whole graph as PNG or SVG",
-        )  # fmt: skip
-        menu = QMenu(self.export)
-        menu.setObjectName("graph.export.menu")
-        menu.addAction("Picture as PNG…").triggered.connect(self.export_png)
-        menu.addAction("Picture as SVG…").triggered.connect(self.export_svg)
-        self.export.setMenu(menu)
-        self.export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        for button in (self._open, self._save, self.export):
-            self.add_title_widget(button)
-
-    def _command_button(self, command_id: str, icon: str) -> QToolButton:
-        action = self.commands.action(command_id)
-        text = action.text().rstrip("…")
-        button = icon_button(self.theme, icon, f"graph.{icon}", text, action.toolTip())
-        button.clicked.connect(action.trigger)
-        return button
+        for command_id in ("graph.open", "graph.save"):
+            self.add_title_widget(CommandTool(self.commands, command_id, f"{command_id}.tool"))
+        figure = CommandTool(self.commands, "figure.show", "graph.figure")
+        # With the keyboard in it, the graph is the view that a figure is made of.
+        figure.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.add_title_widget(figure)
 
     def _connect(self) -> None:
-        for slider in (self.node_slider, self.edge_slider):
-            slider.moved.connect(self._on_threshold)
-        self.errors.toggled.connect(self._request_scene)
-        self.mode.currentIndexChanged.connect(self._on_mode)
-        self.fit_button.clicked.connect(self.view.fit)
-        self.in_button.clicked.connect(self.view.zoom_in)
-        self.out_button.clicked.connect(self.view.zoom_out)
-        self.panel_button.toggled.connect(self._on_panel_toggled)
+        self.controls.thresholds_moved.connect(self._on_threshold)
+        self.controls.shown_changed.connect(self._debounce.start)
+        self.controls.mode_changed.connect(self.view.set_link_mode)
+        self.tracer.started.connect(self._on_trace_started)
+        self.tracer.message.connect(self.message)
+        self.questions.failed.connect(self._on_failed)
         self.view.selected.connect(self._on_selected)
         self.view.pin_toggled.connect(self._on_pin_toggled)
+        self.view.choice_toggled.connect(self._on_choice_toggled)
+        self.view.rectangle_chosen.connect(self._on_rectangle)
+        self.view.hovered.connect(self.panel.point_at)
+        self.view.menu_wanted.connect(self._on_menu)
         self.panel.chosen.connect(self._on_chosen)
         self.panel.pointed.connect(self.view.point_at)
         self.panel.pin_toggled.connect(self._on_pin_toggled)
@@ -282,21 +199,40 @@ class GraphDock(StudioDock):
     @Slot()
     def build(self) -> None:
         """Trace the session's prompt."""
-        crm, prompt = self.session.crm, self.session.prompt
-        if crm is None or not prompt.strip():
-            return
-        job = self.runner.submit(
-            work.build_graph, crm, prompt, None, self.session.thresholds,
-            title="Trace the prompt", key=_BUILD_KEY,
-        )  # fmt: skip
-        job.finished.connect(self._on_built)
-        job.failed.connect(self._on_failed)
-        (self._waiting if self.empty else self.strip).follow(job)
+        self.tracer.build()
+
+    @Slot(object)
+    def trace_contrast(self, tokens: tuple[str, str]) -> None:
+        """Trace what speaks for the first of two next tokens against the second."""
+        self.tracer.build(GraphSettings(contrast=tokens))
+        self.show()
+        self.raise_()
+
+    def build_with(self, settings: GraphSettings) -> None:
+        """Trace the session's prompt in another way than the usual one."""
+        self.tracer.build(settings)
 
     @Slot()
     def fit(self) -> None:
         """Show the whole graph."""
         self.view.fit()
+
+    @Slot()
+    def zoom_in(self) -> None:
+        """Magnify the graph about its middle."""
+        self.view.zoom_in()
+
+    @Slot()
+    def zoom_out(self) -> None:
+        """Shrink the graph about its middle."""
+        self.view.zoom_out()
+
+    @Slot()
+    def toggle_panel(self) -> None:
+        """Show the connections of the selected node, or hide them."""
+        shown = self.panel.isHidden()
+        self.panel.setVisible(shown)
+        self.commands.set_checked("graph.panel", shown)
 
     @Slot()
     def pin_selected(self) -> None:
@@ -315,62 +251,50 @@ class GraphDock(StudioDock):
         self.session.set_selection(None)
 
     @Slot()
-    def export_png(self) -> None:
-        """Ask for a file and write the picture there as PNG."""
-        self._ask_and_export("PNG picture (*.png)", ".png")
+    def clear_highlight(self) -> None:
+        """Emphasise nothing."""
+        self.session.set_highlight(None)
 
     @Slot()
-    def export_svg(self) -> None:
-        """Ask for a file and write the picture there as SVG."""
-        self._ask_and_export("SVG picture (*.svg)", ".svg")
+    def toggle_minimap(self) -> None:
+        """Show the whole graph in a corner while only a part is in view, or do not."""
+        self.view.set_minimap(self.commands.action("graph.minimap").isChecked())
 
-    def _ask_and_export(self, kind: str, suffix: str) -> None:
-        # Opened, not executed: the event loop goes on, and training with it.
-        dialog = QFileDialog(self, "Save a picture of the graph")
-        dialog.setObjectName("graph.export.dialog")
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setNameFilter(kind)
-        dialog.setDefaultSuffix(suffix.lstrip("."))
-        dialog.selectFile(f"graph{suffix}")
-        dialog.fileSelected.connect(self.export_file)
-        dialog.open()
+    @Slot()
+    def toggle_full_screen(self) -> None:
+        """Give the dock the whole screen, or put it back where it was."""
+        if self.isFullScreen():
+            self.showNormal()
+            self.setFloating(self._before_full_screen)
+        else:
+            self._before_full_screen = self.isFloating()
+            self.show()
+            self.setFloating(True)
+            self.showFullScreen()
+            self.view.setFocus(Qt.FocusReason.ShortcutFocusReason)
+        self.commands.set_checked("graph.full_screen", self.isFullScreen())
 
-    @Slot(str)
-    def export_file(self, file: str) -> None:
-        """Write the picture to a file, PNG or SVG as its suffix says, and say how that went."""
-        path = Path(file)
-        try:
-            picture = self._picture(path)
-        except PictureError as error:
-            self.message.emit(Message.of(error))
-            return
-        job = self.runner.submit(save_picture, picture, path, title=f"Save {path.name}", lane="io")
-        job.finished.connect(self._on_exported)
-        job.failed.connect(self._on_failed)
+    def figures(self) -> tuple[FigureOffer, ...]:
+        """The link graph, whole, once the picture is of the graph that is open."""
+        shown = self._prepared
+        if shown is None or shown.graph is not self.session.graph:
+            return ()
+        return (FigureOffer("graph", "Attribution graph", self._figure),)
 
-    @Slot(object)
-    def _on_exported(self, written: Path) -> None:
-        self.message.emit(Message("success", f"The picture was written to {written.name}"))
-
-    def _picture(self, path: Path) -> Union[QImage, bytes]:
-        """The whole graph as ``path``'s suffix says: an image, or an SVG document.
-
-        Raises:
-            PictureError: there is no graph, or the suffix is another.
-        """
-        suffix = path.suffix.lower()
-        if suffix not in (".png", ".svg"):
-            raise PictureError(
-                f"A picture cannot be written to {path.name}",
-                f"the ending {path.suffix or '(none)'} says nothing about the format",
-                "end the name in .png or .svg",
-            )
-        svg = suffix == ".svg"
-        picture = self.view.render_svg(self._title()) if svg else self.view.render_image()
-        if picture is None:
-            raise PictureError("There is no graph to make a picture of", "", "trace a prompt first")
-        return picture
+    def _figure(self) -> Optional[Figure]:
+        frame, shown = self.view.frame, self._prepared
+        if frame is None or shown is None:
+            return None
+        graph, scene = shown.graph, shown.scene
+        node, edge = shown.request.thresholds
+        caption = (
+            f"Attribution graph of “{graph.prompt}” in {graph.model_name}, traced with "
+            f"{graph.crm_name}: the {scene.n_nodes:,} of {len(graph.nodes):,} nodes that carry "
+            f"{100 * node:g}% of the influence on the output, and {100 * edge:g}% of it among "
+            f"their edges. Replacement score {graph.scores.replacement:.2f}, completeness score "
+            f"{graph.scores.completeness:.2f}."
+        )
+        return GraphFigure("graph", self._title(), caption, frame)
 
     def _title(self) -> str:
         graph = self.session.graph
@@ -379,8 +303,8 @@ class GraphDock(StudioDock):
     # -- from the lanes -----------------------------------------------------------------------
 
     @Slot(object)
-    def _on_built(self, traced: work.TracedGraph) -> None:
-        self.session.set_graph(traced.graph, traced.pruned)
+    def _on_trace_started(self, job: Job) -> None:
+        (self._waiting if self.empty else self.strip).follow(job)
 
     @Slot()
     def _request_scene(self) -> None:
@@ -389,7 +313,11 @@ class GraphDock(StudioDock):
         graph = self.session.graph
         if graph is None:
             return
-        request = SceneRequest(self.session.thresholds, self.errors.isChecked())
+        if not self.in_front and not self._asked_unseen:
+            # Nobody sees it. It is done when the dock shows again.
+            self._dirty.add(SessionPart.THRESHOLDS)
+            return
+        request = self._wanted()
         pruned = self.session.pruned
         if pruned is not None and not _fits(pruned.node_threshold, pruned.edge_threshold, request):
             pruned = None
@@ -399,14 +327,16 @@ class GraphDock(StudioDock):
             pruned,
             request,
             title="Prune the graph",
-            # Plain numpy, and the thresholds act live: not behind a harvest or a trace.
-            lane="io",
+            # The thresholds act live: not behind a harvest, a trace or a download.
+            lane="quick",
             key=_PRUNE_KEY,
             quiet=True,
         )
         job.finished.connect(self._on_prepared)
         job.failed.connect(self._on_failed)
-        self.strip.follow(job)
+        if not self.tracer.running:
+            # A trace takes longer, and its strip has the way to stop it.
+            self.strip.follow(job)
 
     @Slot(object)
     def _on_prepared(self, prepared: PreparedScene) -> None:
@@ -422,14 +352,11 @@ class GraphDock(StudioDock):
 
     # -- from the person ----------------------------------------------------------------------
 
-    @Slot(float)
-    def _on_threshold(self, _share: float) -> None:
-        self.session.set_thresholds(self.node_slider.share, self.edge_slider.share, initiator=self)
+    @Slot()
+    def _on_threshold(self) -> None:
+        node, edge = self.controls.node_slider.share, self.controls.edge_slider.share
+        self.session.set_thresholds(node, edge, initiator=self)
         self._debounce.start()
-
-    @Slot(int)
-    def _on_mode(self, index: int) -> None:
-        self.view.set_link_mode(self.mode.itemData(index))
 
     @Slot(object)
     def _on_selected(self, name: Optional[str]) -> None:
@@ -444,6 +371,27 @@ class GraphDock(StudioDock):
     def _on_pin_toggled(self, name: str) -> None:
         self.session.toggle_pin(name)
 
+    @Slot(str)
+    def _on_choice_toggled(self, name: str) -> None:
+        chosen = self.session.chosen
+        rest = tuple(other for other in chosen if other != name)
+        self.session.set_chosen(rest if name in chosen else (*chosen, name))
+
+    @Slot(object, bool)
+    def _on_rectangle(self, names: tuple[str, ...], add: bool) -> None:
+        self.session.set_chosen((*self.session.chosen, *names) if add else names)
+
+    @Slot(object)
+    def _on_menu(self, at: QPoint) -> None:
+        menu = QMenu(self)
+        menu.setObjectName("graph.menu")
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        actions = {action.data(): action for action in self.commands.actions()}
+        for command_id in MENU:
+            if command_id in actions and actions[command_id].isEnabled():
+                menu.addAction(actions[command_id])
+        menu.popup(at)
+
     # -- drawing ------------------------------------------------------------------------------
 
     @property
@@ -451,13 +399,27 @@ class GraphDock(StudioDock):
         """What is drawn now."""
         return self._prepared.scene if self._prepared is not None else None
 
+    def catch_up(self) -> None:
+        """Have the picture made, even if nobody sees the dock: a figure is to be taken of it."""
+        self.ensure_body()
+        self._asked_unseen = True
+        super().catch_up()
+        self._asked_unseen = False
+
+    @property
+    def preparing(self) -> bool:
+        """Whether the picture is being made."""
+        return self.runner.running(_PRUNE_KEY) is not None
+
     def refresh(self, parts: frozenset[SessionPart]) -> None:
         """Show what changed in the session."""
         graph = self.session.graph
-        if parts & {SessionPart.GRAPH, SessionPart.PRUNED, SessionPart.THRESHOLDS}:
-            node, edge = self.session.thresholds
-            self.node_slider.set_share(node)
-            self.edge_slider.set_share(edge)
+        if SessionPart.PROMPT_VIEW in parts:
+            self.tracer.follow()
+        if parts & {SessionPart.DENSITY, SessionPart.GRAPH}:
+            self.controls.show_density(self.session.graph_density)
+        if parts & _MAKES_SCENE:
+            self.controls.show_thresholds(*self.session.thresholds)
             if graph is None:
                 self.runner.cancel_key(_PRUNE_KEY)
                 self._prepared = None
@@ -468,7 +430,23 @@ class GraphDock(StudioDock):
             self._show_selection()
         if parts & {SessionPart.PINNED, SessionPart.GRAPH}:
             self._show_pins()
+            self.questions.ask_pinned_scores()
+        if parts & {SessionPart.NOTES, SessionPart.LABELS}:
+            self._show_labels()
+        if SessionPart.CHOSEN in parts:
+            self._show_chosen()
+        if SessionPart.HIGHLIGHT in parts:
+            self._show_highlight()
         self._show_facts()
+
+    def _wanted(self) -> SceneRequest:
+        """What the controls and the session ask for."""
+        return SceneRequest(
+            self.session.thresholds,
+            self.controls.errors.isChecked(),
+            self.session.graph_density,
+            self.controls.density_slider.share,
+        )
 
     def _is_shown(self) -> bool:
         """Whether what is drawn is what the session holds."""
@@ -477,19 +455,48 @@ class GraphDock(StudioDock):
             shown is not None
             and shown.graph is self.session.graph
             and shown.pruned is self.session.pruned
-            and shown.request.thresholds == self.session.thresholds
+            and shown.request == self._wanted()
         )
 
     def _show_scene(self) -> None:
+        self._label_scene()
         self.view.set_scene(self.scene)
         self.show_empty(self.scene is None)
         self._show_selection()
-        self._show_pins()
+        self._show_chosen()
+        self._show_highlight()
         self._show_facts()
+
+    def _label_scene(self) -> None:
+        """Have the scene know what the person calls features."""
+        if self._prepared is not None:
+            scene = self._prepared.scene.labelled(self.session.named_notes.labels)
+            if scene is not self._prepared.scene:
+                self._prepared = replace(self._prepared, scene=scene)
+
+    def _show_labels(self) -> None:
+        before = self.scene
+        self._label_scene()
+        if self.scene is not before:
+            self.view.set_scene(self.scene)
+            self._show_selection()
+
+    def _show_chosen(self) -> None:
+        self.view.set_chosen(self.session.chosen)
+        self.facts.show_chosen(self.session.chosen)
+
+    def _show_highlight(self) -> None:
+        self.view.set_highlight(self.session.highlight)
+        self.facts.show_highlight(self.session.highlight)
 
     def _show_selection(self) -> None:
         self.view.set_selected(self.session.selection)
-        self.panel.show_node(self.scene, self.session.selection)
+        selection = self.session.selection
+        group = None if selection is None else self.session.notes.supernode(selection)
+        if group is not None:
+            self.panel.show_group(self.scene, group)
+        else:
+            self.panel.show_node(self.scene, selection)
         self._show_pins()
 
     def _show_pins(self) -> None:
@@ -497,21 +504,12 @@ class GraphDock(StudioDock):
         self.panel.show_pins(self.scene, self.session.pinned)
 
     def _show_facts(self) -> None:
-        self._save.setEnabled(self.session.graph is not None)
         shown = self._prepared
-        self.export.setEnabled(shown is not None)
         if shown is None:
-            self._again.hide()
+            self.facts.show_nothing()
             return
-        graph, scene = shown.graph, shown.scene
-        stale = self.session.prompt.strip() != graph.prompt.strip()
-        self._prompt.set_whole(f"“{graph.prompt}”")
-        self._again.setVisible(stale and self.session.crm is not None)
-        self._counts.set_whole(
-            f"{count(scene.n_nodes)} of {count(len(graph.nodes))} nodes · "
-            f"{count(scene.n_edges)} edges · {duration(graph.seconds)}"
-        )
-        self.scores.show_scores(graph.scores)
+        stale = self.tracer.is_stale(shown.graph)
+        self.facts.show_graph(shown, stale and self.session.crm is not None)
 
 
 def _fits(node: float, edge: float, request: SceneRequest) -> bool:

@@ -50,15 +50,20 @@ class GraphGeometry:
 
 @dataclass(frozen=True)
 class Camera:
-    """From world to screen: ``screen = world · zoom + (dx, dy)``."""
+    """From world to screen: ``screen = world · (zoom_x, zoom_y) + (dx, dy)``.
 
-    zoom: float
+    The axes are scaled apart, so that a long prompt can be seen whole without flattening the
+    layers. Only places are scaled: nodes and text have a size of their own.
+    """
+
+    zoom_x: float
+    zoom_y: float
     dx: float
     dy: float
 
     def screen(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Return where world points lie on the screen."""
-        return x * self.zoom + self.dx, y * self.zoom + self.dy
+        return x * self.zoom_x + self.dx, y * self.zoom_y + self.dy
 
 
 def measure(

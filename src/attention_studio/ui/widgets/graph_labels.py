@@ -5,17 +5,35 @@ All text comes from tokenizers and models, so it is drawn as plain text and cut 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QBrush, QColor, QFont, QFontMetricsF, QPainter, QPainterPath, QPen
+from PySide6.QtGui import (
+    QBrush,
+    QColor,
+    QFont,
+    QFontMetricsF,
+    QLinearGradient,
+    QPainter,
+    QPainterPath,
+    QPen,
+)
 
+from attention_studio.ui.highlight import Role
+from attention_studio.ui.text import visible_token
 from attention_studio.ui.widgets.graph_look import Frame, GraphLook, node_path
-from attention_studio.ui.widgets.graph_scene import ERROR, FEATURE, LOGIT, GraphScene, visible
+from attention_studio.ui.widgets.graph_scene import ERROR, FEATURE, LOGIT, GraphScene
+from attention_studio.ui.widgets.role_look import paint_sign, role_pen
 
 NAMED_NEIGHBOURS = 5
 NAME_ROOM = 30
+# Letters that a word must keep before an ellipsis, else it fades.
+LEAST_LETTERS = 3
+# So many emphasised nodes are ringed, and so many nodes or edges get the sign of their role too.
+MAX_RINGS, MAX_SIGNS = 600, 120
 _CENTRED = Qt.AlignmentFlag.AlignCenter
 
 
@@ -69,22 +87,31 @@ def _paint_tokens(painter: QPainter, frame: Frame, look: GraphLook) -> None:
     left, width = frame.columns()
     chosen = None if frame.selected is None else int(frame.scene.column[frame.selected])
     top = plot.bottom() + 5
+    # Where columns are narrower than their numbers, only some are labelled, in the room of all.
+    least = look.small_metrics.horizontalAdvance(f"{len(left)}") + 5
+    every = max(1, math.ceil(least / max(1.0, float(np.median(width)))))
     for column, token in enumerate(frame.scene.tokens):
+        if every > 1 and column != chosen and (column % every or _near(column, chosen, every)):
+            continue
         if left[column] > plot.right() or left[column] + width[column] < plot.left():
             continue
         is_chosen = column == chosen
         metrics = look.bold_metrics if is_chosen else look.metrics
         painter.setFont(look.bold if is_chosen else look.font)
-        painter.setPen(look.accent if is_chosen else look.text)
-        room = float(width[column]) - 3
-        text = _shortened(metrics, visible(token).strip(" "), room)
-        box = QRectF(float(left[column]), top, float(width[column]), metrics.height())
-        painter.drawText(box, _CENTRED, text)
+        room = every * float(width[column]) - 3
+        text = visible_token(token, spaces=False)
+        middle = float(left[column] + width[column] / 2)
+        box = QRectF(middle - room / 2, top, room, metrics.height())
+        _write_token(painter, metrics, look.accent if is_chosen else look.text, box, text)
         painter.setFont(look.small)
         painter.setPen(look.muted)
         box.translate(0, metrics.height())
         painter.drawText(box, _CENTRED, str(column))
     painter.restore()
+
+
+def _near(column: int, chosen: Optional[int], reach: int) -> bool:
+    return chosen is not None and abs(column - chosen) < reach
 
 
 def chips(frame: Frame, look: GraphLook) -> list[Chip]:
@@ -100,9 +127,12 @@ def chips(frame: Frame, look: GraphLook) -> list[Chip]:
     chosen: list[tuple[float, int, str, str, float]] = []
     used = 0.0
     for local in likeliest.tolist():
-        token = visible(frame.scene.words[local]).strip(" ") or "␣"
-        token = look.metrics.elidedText(token, Qt.TextElideMode.ElideRight, limit)
-        chance = _percent(float(frame.scene.probability[local]))
+        token = visible_token(frame.scene.words[local], spaces=False)
+        share = float(frame.scene.probability[local])
+        # A difference of two logits has two tokens and no probability.
+        most = limit if share else 2 * limit
+        token = look.metrics.elidedText(token, Qt.TextElideMode.ElideRight, most)
+        chance = _percent(share) if share else ""
         width = look.metrics.horizontalAdvance(token) + look.small_metrics.horizontalAdvance(chance)
         width += 22.0
         if used + width > room and chosen:
@@ -153,9 +183,10 @@ def _paint_chips(painter: QPainter, frame: Frame, look: GraphLook) -> None:
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(look.line)
         painter.drawRoundedRect(bar, 1.2, 1.2)
-        bar.setWidth(max(2.5, bar.width() * share))
-        painter.setBrush(QColor(look.kinds[LOGIT]))
-        painter.drawRoundedRect(bar, 1.2, 1.2)
+        if share:
+            bar.setWidth(max(2.5, bar.width() * share))
+            painter.setBrush(QColor(look.kinds[LOGIT]))
+            painter.drawRoundedRect(bar, 1.2, 1.2)
         inner = chip.box.adjusted(7, 0, -7, -4)
         painter.setFont(look.font)
         painter.setPen(look.text)
@@ -173,11 +204,12 @@ def paint_marks(painter: QPainter, frame: Frame, look: GraphLook) -> None:
     """Rings around pinned and selected nodes, and their names."""
     radii = frame.radii()
     taken: list[QRectF] = []
+    _paint_roles(painter, frame, look, taken)
     marked = [*frame.pinned]
     if frame.selected is not None and frame.selected not in marked:
         marked.append(frame.selected)
     for local in marked:
-        ring = node_path(int(frame.scene.kind[local]), frame.at(local), radii[local] + 3.5)
+        ring = node_path(int(frame.scene.shape[local]), frame.at(local), radii[local] + 3.5)
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.setPen(QPen(look.canvas, 4.5))
         painter.drawPath(ring)
@@ -201,9 +233,44 @@ def paint_marks(painter: QPainter, frame: Frame, look: GraphLook) -> None:
             _paint_name(painter, frame, look, other, taken, False, quiet=True)
 
 
+def _paint_roles(painter: QPainter, frame: Frame, look: GraphLook, taken: list[QRectF]) -> None:
+    """Rings and signs of what a view wants to be seen."""
+    emphasis = frame.emphasis
+    if emphasis is None:
+        return
+    radii, shown = frame.radii(), frame.shown(0.0)
+    painter.setFont(look.sign)
+    nodes = [
+        (local, role)
+        for local, role in zip(emphasis.nodes.tolist(), emphasis.node_roles, strict=True)
+        if shown[local]
+    ]
+    for local, role in nodes[:MAX_RINGS]:
+        ring = node_path(int(frame.scene.shape[local]), frame.at(local), radii[local] + 3.5)
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.setPen(role_pen(look.tokens, role, 2.0))
+        painter.drawPath(ring)
+        taken.append(_around(frame.at(local), radii[local] + 5))
+    if len(nodes) <= MAX_SIGNS:
+        for local, role in nodes:
+            reach = float(radii[local]) + 5.0
+            at = frame.at(local) + QPointF(0.8 * reach, -0.8 * reach)
+            taken.append(_around(at, 6.0))
+            paint_sign(painter, look.tokens, look.sign, role, at)
+    if len(emphasis.edge_roles) <= MAX_SIGNS:
+        for source, target, role in zip(
+            emphasis.sources.tolist(), emphasis.targets.tolist(), emphasis.edge_roles, strict=True
+        ):
+            if role is not Role.MARKED:
+                middle = (frame.at(source) + frame.at(target)) / 2.0
+                paint_sign(painter, look.tokens, look.sign, role, middle)
+
+
 def _name(scene: GraphScene, local: int) -> str:
     """Return a node's title, or for a feature its index and what it promotes, where known."""
-    words = scene.promotes(local)
+    label, words = scene.label(local), scene.promotes(local)
+    if label:
+        return label
     return f"#{scene.index[local]}  {words}" if words else scene.title(local)
 
 
@@ -273,7 +340,7 @@ def paint_hover(painter: QPainter, frame: Frame, look: GraphLook, local: int, ke
     painter.save()
     painter.setClipRect(frame.plot)
     painter.setBrush(Qt.BrushStyle.NoBrush)
-    ring = node_path(int(frame.scene.kind[local]), frame.at(local), radius + 3.0)
+    ring = node_path(int(frame.scene.shape[local]), frame.at(local), radius + 3.0)
     painter.setPen(QPen(look.canvas, 4.0))
     painter.drawPath(ring)
     painter.setPen(QPen(look.focus if keyed else look.text, 2.0))
@@ -284,10 +351,16 @@ def paint_hover(painter: QPainter, frame: Frame, look: GraphLook, local: int, ke
 
 def _paint_card(painter: QPainter, frame: Frame, look: GraphLook, local: int) -> None:
     scene = frame.scene
-    title = _elided(look.title_metrics, scene.title(local), 260)
-    facts = [(name, _elided(look.metrics, value, 190)) for name, value in scene.facts(local)]
+    label = scene.label(local)
+    letter = look.metrics.averageCharWidth()
+    title = _elided(look.title_metrics, label or scene.title(local), 42 * letter)
+    facts = [
+        (name, _elided(look.metrics, value, 30 * letter)) for name, value in scene.facts(local)
+    ]
     words = scene.promotes(local)
-    lines = [_elided(look.metrics, f"promotes {words}", 260)] if words else []
+    said = [scene.title(local)] if label else []
+    said += [f"promotes {words}"] if words else []
+    lines = [_elided(look.metrics, line, 42 * letter) for line in said]
     name_width = max(look.metrics.horizontalAdvance(name) for name, _ in facts) + 14
     value_width = max(look.metrics.horizontalAdvance(value) for _, value in facts)
     width = max(look.title_metrics.horizontalAdvance(title), name_width + value_width)
@@ -311,14 +384,23 @@ def _paint_card(painter: QPainter, frame: Frame, look: GraphLook, local: int) ->
         y += step
 
 
-def _shortened(metrics: QFontMetricsF, text: str, room: float) -> str:
-    """Return as much of a word as fits; an ellipsis only where it leaves room for letters."""
-    if metrics.horizontalAdvance(text) <= room or room > 8 * metrics.averageCharWidth():
-        return _elided(metrics, text, room)
-    kept = len(text)
-    while kept > 1 and metrics.horizontalAdvance(text[:kept]) > room:
-        kept -= 1
-    return text[:kept]
+def _write_token(
+    painter: QPainter, metrics: QFontMetricsF, colour: QColor, box: QRectF, text: str
+) -> None:
+    """Write a word into its box. What does not fit ends in an ellipsis, or fades where that would
+    leave next to no letters."""
+    painter.setPen(colour)
+    shown = _elided(metrics, text, box.width())
+    if shown == text or len(shown) > LEAST_LETTERS:
+        painter.drawText(box, _CENTRED, shown)
+        return
+    fading = QLinearGradient(box.topLeft(), box.topRight())
+    clear = QColor(colour)
+    clear.setAlphaF(0.0)
+    for at, shade in ((0.0, colour), (0.55, colour), (1.0, clear)):
+        fading.setColorAt(at, shade)
+    painter.setPen(QPen(QBrush(fading), 1))
+    painter.drawText(box, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, text)
 
 
 def _elided(metrics: QFontMetricsF, text: str, room: float) -> str:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QByteArray, QDataStream, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPainterPath, QPen
 
+from attention_studio.ui.highlight import Role
 from attention_studio.ui.tokens import mix
+from attention_studio.ui.widgets.graph_emphasis import Emphasis
 from attention_studio.ui.widgets.graph_labels import paint_axes, paint_marks
 from attention_studio.ui.widgets.graph_look import (
     FAINT_LEVELS,
@@ -21,9 +23,14 @@ from attention_studio.ui.widgets.graph_look import (
     GraphLook,
     paint_node,
 )
-from attention_studio.ui.widgets.graph_scene import ERROR, FEATURE, GraphScene, Ints, LinkMode
+from attention_studio.ui.widgets.graph_scene import ERROR, FEATURE, Ints
+from attention_studio.ui.widgets.role_look import role_pen
 
-# Of a selected node this many edges get a width and a curve of their own.
+# Of the edges in colour the strongest get a width of their own, the rest share so many; what would
+# be thinner than ``THIN`` is a line of one pixel, which costs a fraction.
+OWN_WIDTHS, SHARED_WIDTHS = 40, 8
+THIN = 1.35
+# Up to so many emphasised edges are drawn wide.
 MAX_WIDE_EDGES = 400
 # Nodes of one kind come in so many shades, paler with less influence.
 FILL_STEPS = 6
@@ -76,17 +83,21 @@ def _paint_backdrop(painter: QPainter, frame: Frame, look: GraphLook) -> None:
 
 
 def edge_path(frame: Frame, edges: Ints) -> QPainterPath:
-    """Return one path with a curve per edge, leaving and arriving upright.
+    """Return one path with a curve per edge of the scene."""
+    return curves(frame, frame.scene.edge_source[edges], frame.scene.edge_target[edges])
+
+
+def curves(frame: Frame, source: Ints, target: Ints) -> QPainterPath:
+    """Return one path with a curve per pair of nodes, leaving and arriving upright.
 
     It is written as the bytes of Qt's own stream format, which is some hundred times faster than
     one call per curve.
     """
-    sx, sy = frame.x[frame.scene.edge_source[edges]], frame.y[frame.scene.edge_source[edges]]
-    tx, ty = frame.x[frame.scene.edge_target[edges]], frame.y[frame.scene.edge_target[edges]]
+    sx, sy, tx, ty = frame.x[source], frame.y[source], frame.x[target], frame.y[target]
     rise = sy - ty
     # Straight up, an edge would run through every node between: it bows out to the left.
     bow = -np.minimum(0.14 * np.abs(rise), 26.0) * np.exp(-(((tx - sx) / 14.0) ** 2))
-    element = np.zeros((len(edges), 4), dtype=[("kind", ">i4"), ("x", ">f8"), ("y", ">f8")])
+    element = np.zeros((len(sx), 4), dtype=[("kind", ">i4"), ("x", ">f8"), ("y", ">f8")])
     element["kind"] = (0, 2, 3, 3)  # move to, curve to, and the curve's two further points
     element["x"] = np.stack([sx, sx + bow, tx + bow, tx], axis=1)
     element["y"] = np.stack([sy, sy - 0.45 * rise, ty + 0.45 * rise, ty], axis=1)
@@ -114,13 +125,19 @@ def _on_plot(frame: Frame, edges: Ints) -> Ints:
 def _paint_edges(painter: QPainter, frame: Frame, look: GraphLook) -> None:
     painter.setBrush(Qt.BrushStyle.NoBrush)
     edges = _on_plot(frame, frame.scene.strongest_edges(frame.max_faint))
-    if frame.selected is not None:
+    dimmed = frame.emphasis is not None and frame.emphasis.dim
+    if frame.coloured is not None or dimmed:
         painter.setPen(_cosmetic(look.faintest))
         painter.drawPath(edge_path(frame, edges[-MAX_FAINT_EDGES // 3 :]))
-        _paint_selected_edges(painter, frame, look)
-        return
-    if not len(edges):
-        return
+    elif len(edges):
+        _paint_faint_edges(painter, frame, look, edges)
+    if frame.coloured is not None:
+        _paint_coloured_edges(painter, frame, look, _on_plot(frame, frame.coloured))
+    if frame.emphasis is not None:
+        _paint_emphasised_edges(painter, frame, look, frame.emphasis)
+
+
+def _paint_faint_edges(painter: QPainter, frame: Frame, look: GraphLook, edges: Ints) -> None:
     # Weakest first, in steps of equal numbers, so that strong edges lie on top.
     signs = frame.scene.edge_share[edges] >= 0
     for level, part in enumerate(np.array_split(np.arange(len(edges)), FAINT_LEVELS)):
@@ -131,24 +148,43 @@ def _paint_edges(painter: QPainter, frame: Frame, look: GraphLook) -> None:
                 painter.drawPath(edge_path(frame, edges[chosen]))
 
 
-def _paint_selected_edges(painter: QPainter, frame: Frame, look: GraphLook) -> None:
-    assert frame.selected is not None
+def _paint_coloured_edges(painter: QPainter, frame: Frame, look: GraphLook, edges: Ints) -> None:
     scene = frame.scene
-    edges = _on_plot(frame, scene.edges_of(frame.selected, frame.mode))
     if not len(edges):
         return
     magnitude = np.abs(scene.edge_weight[edges])
-    widths = 0.9 + 4.6 * np.sqrt(magnitude / magnitude.max()) ** 1.4
+    widths = 0.9 + 4.6 * np.sqrt(magnitude / max(float(magnitude.max()), 1e-30)) ** 1.4
     levels = np.array([look.share_level(float(share)) for share in scene.edge_share[edges]])
-    thin, wide = edges[:-MAX_WIDE_EDGES], edges[-MAX_WIDE_EDGES:]
-    for level in np.unique(levels[: len(thin)]):
-        painter.setPen(_cosmetic(look.shares[int(level)]))
-        painter.drawPath(edge_path(frame, thin[levels[: len(thin)] == level]))
-    for number, edge in enumerate(wide, start=len(thin)):
-        pen = QPen(QColor(look.shares[int(levels[number])]), float(widths[number]))
-        pen.setCapStyle(Qt.PenCapStyle.RoundCap)
-        painter.setPen(pen)
-        painter.drawPath(edge_path(frame, np.array([edge])))
+    # Weakest first, so that strong edges lie on top. The strongest have a width each; the others
+    # share some, so that a node with hundreds of edges is drawn in some dozens of calls.
+    shared = max(0, len(edges) - OWN_WIDTHS)
+    parts = [part for part in np.array_split(np.arange(shared), SHARED_WIDTHS) if len(part)]
+    parts += [np.array([place]) for place in range(shared, len(edges))]
+    for part in parts:
+        width = float(widths[part].mean())
+        for level in np.unique(levels[part]).tolist():
+            pen = QPen(QColor(look.shares[level]), width if width > THIN else 1.0)
+            pen.setCosmetic(width <= THIN)
+            pen.setCapStyle(Qt.PenCapStyle.RoundCap)
+            painter.setPen(pen)
+            painter.drawPath(edge_path(frame, edges[part[levels[part] == level]]))
+
+
+def _paint_emphasised_edges(
+    painter: QPainter, frame: Frame, look: GraphLook, emphasis: Emphasis
+) -> None:
+    few = len(emphasis.sources) <= MAX_WIDE_EDGES
+    for role in Role:
+        source, target = emphasis.edges_in(role)
+        if not len(source):
+            continue
+        path = curves(frame, source, target)
+        if few:
+            # A rim in the colour of the ground lifts the line off what lies below it.
+            painter.setPen(QPen(look.canvas, 5.0))
+            painter.drawPath(path)
+        painter.setPen(role_pen(look.tokens, role, 2.4 if few else 1.0))
+        painter.drawPath(path)
 
 
 def _cosmetic(colour: str) -> QPen:
@@ -160,61 +196,88 @@ def _cosmetic(colour: str) -> QPen:
 # -- nodes ----------------------------------------------------------------------------------------
 
 
-def neighbour_shares(scene: GraphScene, selected: int, mode: LinkMode) -> NDArray[np.float64]:
-    """Return [n] the signed share of the strongest edge to the selected node; nan where none."""
+def neighbour_shares(frame: Frame) -> NDArray[np.float64]:
+    """Return [n] the signed share of the strongest coloured edge of every node that is not selected
+    itself; nan where it has none."""
+    scene = frame.scene
     shares = np.full(scene.n_nodes, np.nan)
-    for edge in scene.edges_of(selected, mode):
-        source, target = int(scene.edge_source[edge]), int(scene.edge_target[edge])
-        shares[source if target == selected else target] = scene.edge_share[edge]
+    if frame.coloured is not None:
+        # Weakest first: the last that is written is the strongest.
+        for ends in (scene.edge_target[frame.coloured], scene.edge_source[frame.coloured]):
+            shares[ends] = scene.edge_share[frame.coloured]
+        if frame.selected is not None:
+            shares[frame.selected] = np.nan
     return shares
 
 
-def node_fills(frame: Frame, look: GraphLook) -> list[str]:
-    """Return the colour of every node.
+def node_fills(frame: Frame, look: GraphLook) -> tuple[Ints, list[str]]:
+    """Return [n] the number of every node's colour, and the colours.
 
-    At rest by kind, paler with less influence. With a selection, neighbours take the colour of
-    their edge and everything else steps back.
+    At rest by kind, paler with less influence. With coloured edges, their ends take the colours of
+    the edges, and everything else steps back.
     """
     scene, t = frame.scene, look.tokens
-    if frame.selected is not None:
-        shares = neighbour_shares(scene, frame.selected, frame.mode)
-        fills = [mix(t.canvas, t.neutral, 0.30)] * scene.n_nodes
+    dimmed = frame.emphasis is not None and frame.emphasis.dim
+    if frame.coloured is not None or dimmed:
+        colours = [mix(t.canvas, t.neutral, 0.30), *look.shares, *(look.kinds[k] for k in range(4))]
+        fills = np.zeros(scene.n_nodes, dtype=np.int64)
+        shares = neighbour_shares(frame)
         for local in np.flatnonzero(~np.isnan(shares)).tolist():
-            fills[local] = look.shares[look.share_level(float(shares[local]))]
-        for local in (*frame.pinned, frame.selected):
-            fills[local] = look.kinds[int(scene.kind[local])]
-        return fills
+            fills[local] = 1 + look.share_level(float(shares[local]))
+        own = np.zeros(scene.n_nodes, dtype=bool)
+        own[list(frame.pinned)] = True
+        if frame.emphasis is not None:
+            own |= frame.emphasis.touched(scene.n_nodes)
+        if frame.selected is not None:
+            own[frame.selected] = True
+        fills[own] = 1 + len(look.shares) + scene.kind[own]
+        return fills, colours
     inner = np.isin(scene.kind, (FEATURE, ERROR))
     most = scene.influence[inner].max() if inner.any() else 0.0
     depth = np.sqrt(np.clip(scene.influence / most, 0.0, 1.0)) if most > 0 else scene.influence
     steps = np.where(inner, np.round(depth * FILL_STEPS), FILL_STEPS).astype(np.int64)
-    codes = scene.kind * (FILL_STEPS + 1) + steps
-    colours = {
-        code: mix(
-            t.canvas,
-            look.kinds[code // (FILL_STEPS + 1)],
-            0.48 + 0.52 * (code % (FILL_STEPS + 1)) / FILL_STEPS,
-        )
-        for code in np.unique(codes).tolist()
-    }
-    return [colours[code] for code in codes.tolist()]
+    fills = scene.kind * (FILL_STEPS + 1) + steps
+    return fills, [
+        mix(t.canvas, look.kinds[kind], 0.48 + 0.52 * step / FILL_STEPS)
+        for kind in range(4)
+        for step in range(FILL_STEPS + 1)
+    ]
 
 
 def _paint_nodes(painter: QPainter, frame: Frame, look: GraphLook) -> None:
     scene = frame.scene
-    fills = node_fills(frame, look)
-    sizes = np.maximum(4, np.round(frame.radii() * 2.0)).astype(np.int64).tolist()
+    fills, colours = node_fills(frame, look)
+    sizes = np.maximum(4, np.round(frame.radii() * 2.0)).astype(np.int64)
     # The most influential are stamped last, so that they lie on top.
     shown = np.flatnonzero(frame.shown())
-    order = shown[np.argsort(scene.influence[shown], kind="stable")].tolist()
-    kinds, outline, ratio = scene.kind.tolist(), look.tokens.canvas, frame.ratio
+    order = shown[np.argsort(scene.influence[shown], kind="stable")]
+    outline = QColor(look.tokens.canvas)
+    chosen = np.array(frame.chosen, dtype=np.int64)
     if frame.vector:
-        ring = QColor(outline)
-        for local in order:
-            at, fill = frame.at(local), QColor(fills[local])
-            paint_node(painter, kinds[local], at, sizes[local] / 2.0, fill, ring)
+        for local in chosen.tolist():
+            look.paint_halo(painter, frame.at(local), sizes[local] / 2.0)
+        for local in order.tolist():
+            at, fill = frame.at(local), QColor(colours[fills[local]])
+            paint_node(painter, int(scene.shape[local]), at, sizes[local] / 2.0, fill, outline)
         return
-    x, y = frame.x.tolist(), frame.y.tolist()
-    for local in order:
-        stamp, half = look.stamp(kinds[local], sizes[local], fills[local], outline, ratio)
-        painter.drawPixmap(QPointF(x[local] - half, y[local] - half), stamp)
+    # Everything that decides how a node looks, as one number, which is negative for halos.
+    codes = (sizes[order] * 8 + scene.shape[order]) * 1000 + fills[order]
+    halos = -sizes[chosen]
+    found, places = np.unique(np.concatenate([halos, codes]), return_inverse=True)
+    sheet = look.sheet(frame.ratio)
+    sheet.begin(len(found))
+
+    def place(code: int) -> int:
+        if code < 0:
+            return sheet.place(code, lambda p, at: look.paint_halo(p, at, -code / 2.0))
+        rest, fill = divmod(code, 1000)
+        size, shape = divmod(rest, 8)
+        colour = colours[fill]
+        return sheet.place(
+            (shape, size, colour),
+            lambda p, at: paint_node(p, shape, at, size / 2.0, QColor(colour), outline),
+        )
+
+    stamps = np.array([place(code) for code in found.tolist()], dtype=np.int64)[places]
+    nodes = np.concatenate([chosen, order])
+    sheet.stamp(painter, frame.x[nodes], frame.y[nodes], stamps)

@@ -7,22 +7,28 @@ milliseconds), and handed to the view as one frozen record. Inside it nodes have
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_studio.core.graph_layout import (
-    ConstraintSatisfactionLayoutOptimizer,
-    GraphLayout,
-    LayoutConnections,
-    LayoutElements,
+from attention_studio.core.cell_order import (
+    CellElements,
+    CellLinks,
+    CellOrder,
+    CellOrderOptimizer,
 )
+from attention_studio.core.graph_notes import feature_of
+from attention_studio.core.sites import Site
+from attention_studio.ui.text import percent, visible_token
 
 if TYPE_CHECKING:
     from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
+    from attention_studio.core.feature_density import FeatureDensity
     from attention_studio.utils.progress import WorkContext
 
 Ints = NDArray[np.int64]
@@ -32,6 +38,8 @@ Bools = NDArray[np.bool_]
 # The kinds of node by number, as ``core.attribution_graph.NodeKind`` has them. They are repeated
 # here because that module brings networkx, which the first paint does not wait for.
 FEATURE, ERROR, EMBEDDING, LOGIT = range(4)
+# What a node is drawn as: its kind, but that features of attentions have a shape of their own.
+ATTENTION_SHAPE = 4
 KIND_NAMES = ("feature", "error", "embedding", "logit")
 
 # From this share of a target's input on, an edge has its full colour.
@@ -42,11 +50,12 @@ _NO_EDGES = np.zeros(0, dtype=np.int64)
 
 
 class LinkMode(Enum):
-    """Which edges of the selected node are drawn."""
+    """Which edges are drawn in colour: some of the selected node, or those among the pinned."""
 
     INPUTS = "inputs"
     OUTPUTS = "outputs"
     EITHER = "either"
+    PINNED = "both pinned"
 
 
 class Direction(Enum):
@@ -85,14 +94,21 @@ class GraphScene:
 
     Attributes:
         tokens: the prompt's tokens, one per column.
-        n_layers: layers of the model; row 0 is the embedding, row n_layers + 1 the logits.
+        n_layers: layers of the model.
+        split: whether a layer has two rows, its attention's below its MLP's, or one. Row 0 is the
+            embedding, the last row the logits.
         node_ids: [n] index of each node in the attribution graph.
         names: the graph's name of each node, by which the session knows it.
         words: text of a token or logit; what a feature promotes, where that is known; else "".
+        modules: name of each feature's or error's module, as ``Site.label`` has it; else "".
         kind, column, row: [n] what a node is and where it belongs.
+        shape: [n] ``kind``, or ``ATTENTION_SHAPE``.
         index: [n] latent (feature) or token id (embedding, logit).
         activation, probability: [n] as in the graph.
         influence: [n] on the logits, as the pruned graph has it.
+        density: [n] share of tokens of a text at which a feature is active; nan where unknown.
+        bias: [n] what biases add to what a node reads, and ``reads``: all that it reads; nan where
+            nothing feeds it, or where that is not known.
         edge_source, edge_target: [m] local indices.
         edge_weight: [m] attribution.
         edge_share: [m] signed share of the target's input.
@@ -104,16 +120,22 @@ class GraphScene:
 
     tokens: tuple[str, ...]
     n_layers: int
+    split: bool
     node_ids: Ints
     names: tuple[str, ...]
     words: tuple[str, ...]
+    modules: tuple[str, ...]
     kind: Ints
+    shape: Ints
     column: Ints
     row: Ints
     index: Ints
     activation: Floats
     probability: Floats
     influence: Floats
+    density: Floats
+    bias: Floats
+    reads: Floats
     edge_source: Ints
     edge_target: Ints
     edge_weight: Floats
@@ -121,8 +143,10 @@ class GraphScene:
     strongest: Ints
     incoming: EdgeIndex = field(repr=False)
     outgoing: EdgeIndex = field(repr=False)
-    layout: GraphLayout
+    layout: CellOrder
     local_of: dict[str, int] = field(repr=False)
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """What the person calls features, by their names without position."""
 
     @property
     def n_nodes(self) -> int:
@@ -137,14 +161,29 @@ class GraphScene:
     @property
     def n_rows(self) -> int:
         """How many rows the picture has."""
-        return self.n_layers + 2
+        return (2 if self.split else 1) * self.n_layers + 2
 
     def local(self, name: Optional[str]) -> Optional[int]:
         """Return the local index of the node of that name, or None where it is not drawn."""
         return None if name is None else self.local_of.get(name)
 
+    def labelled(self, labels: Mapping[str, str]) -> GraphScene:
+        """Return the same scene with other labels."""
+        return self if labels == self.labels else replace(self, labels=labels)
+
+    def edges_among(self, nodes: Ints) -> Ints:
+        """Return the edges whose both ends are among these nodes, weakest first."""
+        inside = np.zeros(self.n_nodes, dtype=bool)
+        inside[nodes] = True
+        edges = np.flatnonzero(inside[self.edge_source] & inside[self.edge_target])
+        return edges[np.argsort(np.abs(self.edge_weight[edges]), kind="stable")]
+
     def edges_of(self, local: int, mode: LinkMode = LinkMode.EITHER) -> Ints:
-        """Return the edges into and out of a node, weakest first (so the strongest lie on top)."""
+        """Return the edges into and out of a node, weakest first (so the strongest lie on top).
+
+        With ``LinkMode.PINNED`` they are those into and out of it too: what else is pinned, a scene
+        does not know.
+        """
         into = self.incoming.at(local) if mode is not LinkMode.OUTPUTS else _NO_EDGES
         out = self.outgoing.at(local) if mode is not LinkMode.INPUTS else _NO_EDGES
         edges = np.concatenate([into, out])
@@ -158,21 +197,33 @@ class GraphScene:
         """Return what stands at the left of a row."""
         if row == 0:
             return "Embed"
-        return "Logits" if row == self.n_rows - 1 else f"L{row - 1}"
+        if row == self.n_rows - 1:
+            return "Logits"
+        return Site.of_number(row - 1).label if self.split else f"L{row - 1}"
 
     def title(self, local: int) -> str:
         """Return a short name of a node for people, such as ``L12 #1043``."""
         kind = int(self.kind[local])
         if kind == FEATURE:
-            return f"L{self.row[local] - 1} #{self.index[local]}"
+            return f"{self.modules[local]} #{self.index[local]}"
         if kind == ERROR:
-            return f"L{self.row[local] - 1} not explained"
+            return f"{self.modules[local]} not explained"
         word = quoted(self.words[local])
         return f"Token {word}" if kind == EMBEDDING else f"Output {word}"
 
     def promotes(self, local: int) -> str:
         """Return in a few tokens what a feature promotes; "" where that is not known."""
-        return visible(self.words[local]).strip() if self.kind[local] == FEATURE else ""
+        words = self.words[local] if self.kind[local] == FEATURE else ""
+        return visible_token(words, spaces=False) if words.strip(" ") else ""
+
+    def label(self, local: int) -> str:
+        """Return what the person calls a feature; "" where nothing, and for other nodes."""
+        feature = feature_of(self.names[local]) if self.labels else None
+        return "" if feature is None else self.labels.get(feature, "")
+
+    def caption(self, local: int) -> str:
+        """Return what a feature is about: the person's label, else what it promotes, else ""."""
+        return self.label(local) or self.promotes(local)
 
     def facts(self, local: int) -> list[tuple[str, str]]:
         """Return what the hover card and a screen reader say about a node, as name and value."""
@@ -182,10 +233,15 @@ class GraphScene:
         facts.append(("Position", f"{column}  {quoted(self.tokens[column])}"))
         if kind == LOGIT:
             facts.append(("Probability", f"{self.probability[local]:.1%}"))
-        if kind in (FEATURE, LOGIT):
+        # Another tool's file may not tell it.
+        if kind in (FEATURE, LOGIT) and not np.isnan(self.activation[local]):
             name = "Activation" if kind == FEATURE else "Logit over mean"
             facts.append((name, f"{self.activation[local]:.3g}"))
         facts.append(("Influence", f"{self.influence[local]:.2%}"))
+        if not np.isnan(self.bias[local]):
+            facts.append(("Bias", f"{self.bias[local]:+.3g} of {self.reads[local]:.3g}"))
+        if not np.isnan(self.density[local]):
+            facts.append(("Density", percent(float(self.density[local]))))
         return facts
 
     def describe(self, local: int) -> str:
@@ -193,6 +249,8 @@ class GraphScene:
         facts = [f"{name.lower()} {value}" for name, value in self.facts(local)]
         if self.promotes(local):
             facts.insert(0, f"promotes {self.promotes(local)}")
+        if self.label(local):
+            facts.insert(0, f"labelled {self.label(local)}")
         return f"{self.title(local)}: {', '.join(facts)}"
 
     def step(self, local: Optional[int], direction: Direction) -> Optional[int]:
@@ -240,17 +298,16 @@ class GraphScene:
 
 
 def quoted(token: str) -> str:
-    """Return a token in quotes, with line breaks and tabs made visible."""
-    return f"“{visible(token)}”"
-
-
-def visible(token: str) -> str:
-    """Return a token with its line breaks and tabs made visible; spaces stay."""
-    return token.replace("\n", "⏎").replace("\r", "␍").replace("\t", "⇥")
+    """Return a token in quotes, with spaces, line ends and tabs made visible."""
+    return f"“{visible_token(token)}”"
 
 
 def build_scene(
-    graph: AttributionGraph, pruned: PrunedGraph, show_errors: bool = True
+    graph: AttributionGraph,
+    pruned: PrunedGraph,
+    show_errors: bool = True,
+    density: Optional[FeatureDensity] = None,
+    max_density: float = 1.0,
 ) -> GraphScene:
     """Arrange a pruned graph for drawing.
 
@@ -258,13 +315,17 @@ def build_scene(
         graph: the whole graph, for what its nodes are.
         pruned: the nodes and edges to draw.
         show_errors: whether error nodes (and their edges) are drawn.
+        density: how often features are active; None: not known.
+        max_density: features that are known to be active more often are left out.
     """
     nodes = graph.nodes
     ids = np.asarray(pruned.node_ids, dtype=np.int64)
     influence = np.asarray(pruned.influence, dtype=np.float64)
+    often = np.full(len(ids), np.nan) if density is None else density.of_nodes(nodes)[ids]
+    keep = np.isnan(often) | (often <= max_density)
     if not show_errors:
-        keep = nodes.kind[ids] != ERROR
-        ids, influence = ids[keep], influence[keep]
+        keep &= nodes.kind[ids] != ERROR
+    ids, influence, often = ids[keep], influence[keep], often[keep]
     local = np.full(len(nodes.kind), -1, dtype=np.int64)
     local[ids] = np.arange(len(ids))
     source, target = local[pruned.edge_source], local[pruned.edge_target]
@@ -273,29 +334,42 @@ def build_scene(
     share = np.asarray(pruned.edge_share, dtype=np.float64)[drawn]
     strength = np.abs(share) * influence[target]
     column = np.asarray(nodes.position[ids], dtype=np.int64)
-    row = np.asarray(nodes.layer[ids], dtype=np.int64) + 1
+    split = nodes.has_attention
+    depth = nodes.depth[ids] if split else np.asarray(nodes.layer[ids], dtype=np.int64)
+    row = np.maximum(depth + 1, 0)
+    sites = [nodes.site(int(node)) for node in ids]
     strongest = _strongest(strength, MAX_RANKED_EDGES)
-    layout = ConstraintSatisfactionLayoutOptimizer(
-        LayoutElements(column, row, len(graph.tokens)),
-        LayoutConnections(source[strongest], target[strongest], strength[strongest]),
+    layout = CellOrderOptimizer(
+        CellElements(column, row, len(graph.tokens)),
+        CellLinks(source[strongest], target[strongest], strength[strongest]),
     ).optimize()
     layout = _likeliest_first(layout, nodes.kind[ids] == LOGIT, nodes.probability[ids])
     names = tuple(graph.node_name(int(node)) for node in ids)
     return GraphScene(
         tokens=tuple(graph.tokens),
         n_layers=int(graph.n_layers),
+        split=split,
         node_ids=ids,
         names=names,
         words=tuple(
             graph.node_tokens.get(int(node)) or graph.captions.get(int(node), "") for node in ids
         ),
+        modules=tuple("" if site is None else site.label for site in sites),
         kind=np.asarray(nodes.kind[ids], dtype=np.int64),
+        shape=np.where(
+            (nodes.kind[ids] == FEATURE) & (nodes.site_kind[ids] == 0),
+            ATTENTION_SHAPE,
+            nodes.kind[ids],
+        ).astype(np.int64),
         column=column,
         row=row,
         index=np.asarray(nodes.index[ids], dtype=np.int64),
         activation=np.asarray(nodes.activation[ids], dtype=np.float64),
         probability=np.asarray(nodes.probability[ids], dtype=np.float64),
         influence=influence,
+        density=often,
+        bias=_of_targets(graph, graph.biases)[ids],
+        reads=_of_targets(graph, graph.values)[ids],
         edge_source=source,
         edge_target=target,
         edge_weight=np.asarray(pruned.edge_weight, dtype=np.float64)[drawn],
@@ -310,10 +384,13 @@ def build_scene(
 
 @dataclass(frozen=True)
 class SceneRequest:
-    """How a graph is to be shown: node and edge threshold, and whether errors are drawn."""
+    """How a graph is to be shown: node and edge threshold, whether errors are drawn, and how often
+    active (as ``density`` has counted) a feature may be."""
 
     thresholds: tuple[float, float]
     show_errors: bool
+    density: Optional[FeatureDensity] = None
+    max_density: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -341,7 +418,7 @@ def prepare_scene(
     ctx.check()
     _ = graph.scores
     ctx.check()
-    scene = build_scene(graph, part, request.show_errors)
+    scene = build_scene(graph, part, request.show_errors, request.density, request.max_density)
     return PreparedScene(graph, part, scene, request)
 
 
@@ -354,7 +431,14 @@ def _strongest(strength: Floats, limit: int) -> Ints:
     return chosen[np.argsort(strength[chosen], kind="stable")]
 
 
-def _likeliest_first(layout: GraphLayout, logits: Bools, probability: NDArray[Any]) -> GraphLayout:
+def _of_targets(graph: AttributionGraph, values: NDArray[Any]) -> Floats:
+    """[N] what is known of targets alone, nan for all other nodes."""
+    found = np.full(len(graph.nodes), np.nan)
+    found[graph.edges.targets] = values
+    return found
+
+
+def _likeliest_first(layout: CellOrder, logits: Bools, probability: NDArray[Any]) -> CellOrder:
     """Order the logits from left to right by falling probability, as one reads."""
     members = np.flatnonzero(logits)
     offset = layout.offset.copy()

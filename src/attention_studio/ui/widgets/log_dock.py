@@ -17,14 +17,14 @@ from attention_studio.utils.logging import add_sink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attention_studio.ui.commands import Commands
-    from attention_studio.ui.jobs import JobRunner
-    from attention_studio.ui.session import Session
-    from attention_studio.ui.theme import Theme
 
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 KEPT_LINES = 5_000
 FLUSH_MS = 150
+# The lines are gone through when the filter has been still for so long,
+SEARCH_MS = 120
+# and so many of those that fit are written before the event loop gets its turn.
+SLICE_LINES = 200
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,10 @@ class LogDock(StudioDock):
     TITLE = "Log"
     ICON = "log"
 
-    def __init__(
-        self,
-        session: Session,
-        runner: JobRunner,
-        commands: Commands,
-        theme: Theme,
-        parent: Optional[QWidget] = None,
-    ) -> None:
-        super().__init__(session, runner, commands, theme, parent)
+    def make_body(self) -> None:
+        """Make what the dock shows."""
         self._all: deque[_Line] = deque(maxlen=KEPT_LINES)
+        self._waiting: deque[_Line] = deque(maxlen=KEPT_LINES)
         self._buffer = _Buffer()
         self._remove_sink: Optional[Callable[[], None]] = add_sink(self._buffer.write, "DEBUG")
         self._level = QComboBox()
@@ -77,8 +71,10 @@ class LogDock(StudioDock):
         named(self._search, "log.search", "Search the log", "Show only lines that contain this")
         self._search.setPlaceholderText("Search…")
         self._search.setClearButtonEnabled(True)
-        copy = icon_button(theme, "copy", "log.copy", "Copy log", "Copy the lines that are shown")
-        clear = icon_button(theme, "trash", "log.clear", "Clear log",
+        copy = icon_button(
+            self.theme, "copy", "log.copy", "Copy log", "Copy the lines that are shown"
+        )
+        clear = icon_button(self.theme, "trash", "log.clear", "Clear log",
                             "Forget the lines here; the log file keeps them")  # fmt: skip
         self._text = QPlainTextEdit()
         named(self._text, "log.text", "Log lines", "The newest line is at the end")
@@ -100,15 +96,24 @@ class LogDock(StudioDock):
         self._timer.setInterval(FLUSH_MS)
         self._timer.timeout.connect(self._flush)
         self._timer.start()
+        self._pouring = QTimer(self)
+        self._pouring.setSingleShot(True)
+        self._pouring.setInterval(0)
+        self._pouring.timeout.connect(self._pour)
+        self._typing = QTimer(self)
+        self._typing.setSingleShot(True)
+        self._typing.setInterval(SEARCH_MS)
+        self._typing.timeout.connect(self._rebuild)
         self._level.currentIndexChanged.connect(self._rebuild)
-        self._search.textChanged.connect(self._rebuild)
+        self._search.textChanged.connect(self._on_search)
         copy.clicked.connect(self._copy)
         clear.clicked.connect(self._clear)
-        theme.changed.connect(self._rebuild)
+        self.theme.changed.connect(self._rebuild)
 
     def shutdown(self) -> None:
         """Stop listening to the log. May be called again."""
-        self._timer.stop()
+        for timer in (self._timer, self._typing, self._pouring):
+            timer.stop()
         remove, self._remove_sink = self._remove_sink, None
         if remove is not None:
             remove()
@@ -129,12 +134,28 @@ class LogDock(StudioDock):
             return
         self._all.extend(new)
         self.show_empty(False)
-        self._append([line for line in new if self._fits(line)])
+        self._waiting.extend(line for line in new if self._fits(line))
+        self._pour()
+
+    @Slot(str)
+    def _on_search(self, _text: str) -> None:
+        self._typing.start()
 
     @Slot()
     def _rebuild(self) -> None:
+        self._typing.stop()
         self._text.clear()
-        self._append([line for line in self._all if self._fits(line)])
+        self._waiting.clear()
+        self._waiting.extend(line for line in self._all if self._fits(line))
+        self._pour()
+
+    @Slot()
+    def _pour(self) -> None:
+        """Write a slice of the lines that wait, and go on when the event loop has had its turn."""
+        room = min(SLICE_LINES, len(self._waiting))
+        self._append([self._waiting.popleft() for _ in range(room)])
+        if self._waiting:
+            self._pouring.start()
 
     def _append(self, lines: list[_Line]) -> None:
         if not lines:
@@ -174,5 +195,6 @@ class LogDock(StudioDock):
     @Slot()
     def _clear(self) -> None:
         self._all.clear()
+        self._waiting.clear()
         self._text.clear()
         self.show_empty(True)

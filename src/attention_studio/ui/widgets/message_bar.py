@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Optional, Union
 
 from PySide6.QtCore import QSize, Qt, QTimer, Signal, Slot
@@ -35,6 +36,17 @@ _SHOWN_MS: dict[Level, int] = {"info": 12_000, "success": 6_000, "warning": 0, "
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What the person may choose to have done about a message: ``text`` of a button, ``run``.
+
+    Offers of one text are equal, so that a message that comes again is known again.
+    """
+
+    text: str
+    run: Callable[[], None] = field(compare=False)
+
+
+@dataclass(frozen=True)
 class Message:
     """Something to tell the person."""
 
@@ -43,6 +55,7 @@ class Message:
     why: str = ""
     todo: str = ""
     details: str = ""
+    offer: Optional[Offer] = None
 
     @staticmethod
     def of(problem: Union[JobFailure, StudioError]) -> Message:
@@ -74,6 +87,9 @@ class MessageBar(QFrame):
         self._details_button = push_button(
             "Details", "messageBar.details", "Show the technical details", look="quiet"
         )
+        self._offer_button = push_button(
+            "", "messageBar.offer", "Do what the message offers", look="primary"
+        )
         self._copy_button = icon_button(
             theme, "copy", "messageBar.copy", "Copy message", "Copy the message with its details"
         )
@@ -93,7 +109,9 @@ class MessageBar(QFrame):
         top.setSpacing(8)
         top.addWidget(self._picture, 0, Qt.AlignmentFlag.AlignTop)
         top.addLayout(texts, 1)
-        for button in (self._details_button, self._copy_button, self._close_button):
+        for button in (
+            self._offer_button, self._details_button, self._copy_button, self._close_button,
+        ):  # fmt: skip
             top.addWidget(button, 0, Qt.AlignmentFlag.AlignTop)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 7, 8, 7)
@@ -107,6 +125,7 @@ class MessageBar(QFrame):
         self._close_button.clicked.connect(self.dismiss)
         self._copy_button.clicked.connect(self._copy)
         self._details_button.clicked.connect(self._toggle_details)
+        self._offer_button.clicked.connect(self._take_offer)
         theme.changed.connect(self._on_theme)
         self.hide()
 
@@ -150,6 +169,8 @@ class MessageBar(QFrame):
         self._details.hide()
         self._details_button.setText("Details")
         self._details_button.setVisible(bool(message.details))
+        self._offer_button.setText("" if message.offer is None else message.offer.text)
+        self._offer_button.setVisible(message.offer is not None)
         self.setProperty("level", message.level)
         self.setAccessibleName(f"{_LEVEL_WORDS[message.level]}: {message.what}")
         self.setAccessibleDescription(rest)
@@ -170,7 +191,8 @@ class MessageBar(QFrame):
             return
         token = "accent" if self.current.level == "info" else self.current.level
         icon = self._theme.icon(_LEVEL_ICONS[self.current.level], token)
-        self._picture.setPixmap(icon.pixmap(QSize(18, 18), self._theme.pixel_ratio))
+        side = self._theme.icon_size()
+        self._picture.setPixmap(icon.pixmap(QSize(side, side), self._theme.pixel_ratio))
 
     @Slot()
     def _toggle_details(self) -> None:
@@ -180,6 +202,13 @@ class MessageBar(QFrame):
         self._details_button.setText("Hide details" if show else "Details")
         if show:
             self._timer.stop()
+
+    @Slot()
+    def _take_offer(self) -> None:
+        offer = None if self.current is None else self.current.offer
+        self.dismiss()
+        if offer is not None:
+            offer.run()
 
     @Slot()
     def _copy(self) -> None:

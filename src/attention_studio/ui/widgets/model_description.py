@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, Qt
+from PySide6.QtCore import QObject, Qt
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QGridLayout,
@@ -16,18 +16,18 @@ from PySide6.QtWidgets import (
 )
 
 from attention_studio.ui import text
+from attention_studio.ui.widgets.columns_model import ColumnsModel
 from attention_studio.ui.widgets.controls import CommandButton, ElidedLabel, label, named, row
 
 if TYPE_CHECKING:
     from attention_studio.core.model_records import LayerInfo, ModelInfo
     from attention_studio.ui.commands import Commands
 
-_ANY_INDEX = QModelIndex()
-_COLUMNS = ("Layer", "Parameters", "Attention", "MLP")
 
-
-class LayerTable(QAbstractTableModel):
+class LayerTable(ColumnsModel):
     """The layers of a model, one per row."""
+
+    HEADS = ("Layer", "Parameters", "Attention", "MLP")
 
     def __init__(self, parent: Optional[QObject] = None) -> None:
         super().__init__(parent)
@@ -39,21 +39,10 @@ class LayerTable(QAbstractTableModel):
         self._layers = layers
         self.endResetModel()
 
-    def rowCount(self, parent: Any = _ANY_INDEX) -> int:
-        """One row per layer."""
-        return 0 if parent.isValid() else len(self._layers)
-
-    def columnCount(self, parent: Any = _ANY_INDEX) -> int:
-        """Number, parameters, attention, MLP."""
-        return 0 if parent.isValid() else len(_COLUMNS)
-
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
-        """Names of the columns."""
-        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
-            return _COLUMNS[section]
-        return None
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return len(self._layers)
 
     def data(self, index: Any, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """One cell."""

@@ -13,7 +13,6 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QProgressBar,
     QPushButton,
-    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -33,16 +32,13 @@ from attention_studio.ui.widgets.controls import (
     row,
     set_role,
 )
+from attention_studio.ui.widgets.form_fields import FormArea
 from attention_studio.ui.widgets.message_bar import Message
 from attention_studio.ui.widgets.model_description import ModelDescriptionPanel
 from attention_studio.ui.widgets.studio_dock import StudioDock
 
 if TYPE_CHECKING:
     from attention_studio.core.model_records import ModelEntry
-    from attention_studio.ui.commands import Commands
-    from attention_studio.ui.jobs import JobRunner
-    from attention_studio.ui.session import Session
-    from attention_studio.ui.theme import Theme
 
 DEVICES = (
     ("Automatic", "auto"),
@@ -60,30 +56,29 @@ DTYPES = (
 _JOB_KEY = "model"
 _OUTLOOK_KEY = "model-outlook"
 _TYPING_MS = 500
-_FETCH_TIP = "Download the model without loading it"
 
 
 class ModelDock(StudioDock):
-    """Everything about the language model itself."""
+    """Everything about the language model itself.
+
+    ``message`` carries a ``Message`` for the message bar; ``idle`` says that nothing is fetched or
+    loaded any more, whatever came of it.
+    """
 
     NAME = "modelDock"
     TITLE = "Model"
     ICON = "model"
-    WATCHES = frozenset((SessionPart.MODEL, SessionPart.TRAINING))
+    FITS = True
+    WATCHES = frozenset((SessionPart.MODEL,))
 
     message = Signal(object)
+    idle = Signal()
 
-    def __init__(
-        self,
-        session: Session,
-        runner: JobRunner,
-        commands: Commands,
-        theme: Theme,
-        parent: Optional[QWidget] = None,
-    ) -> None:
-        super().__init__(session, runner, commands, theme, parent)
+    def make_body(self) -> None:
+        """Make what the dock shows."""
         self._job: Optional[Job] = None
         self._pending: Optional[ModelConfig] = None
+        self._loading: Optional[ModelConfig] = None
         self._cheaper: Optional[ModelConfig] = None
         self._summaries: dict[str, str] = {}
 
@@ -106,10 +101,14 @@ class ModelDock(StudioDock):
         edit.setPlaceholderText("Name, hub id, folder or .gguf file")
         self.choice.addItem("smollm2-135m")
         folder = icon_button(
-            theme, "folder", "model.browse", "Choose a model folder", "Choose a folder on this disk"
+            self.theme,
+            "folder",
+            "model.browse",
+            "Choose a model folder",
+            "Choose a folder on this disk",
         )
         file = icon_button(
-            theme, "open", "model.browse_file", "Choose a GGUF file", "Choose one .gguf file"
+            self.theme, "open", "model.browse_file", "Choose a GGUF file", "Choose one .gguf file"
         )
         self.device = QComboBox()
         named(
@@ -126,6 +125,10 @@ class ModelDock(StudioDock):
         )
         for shown, value in DTYPES:
             self.dtype.addItem(shown, value)
+        for field in (self.device, self.dtype):
+            # Side by side, whatever the longest choice is; the list that pops up shows them whole.
+            field.setSizeAdjustPolicy(self.choice.sizeAdjustPolicy())
+            field.setMinimumContentsLength(8)
 
         self._about = label("", "muted", wrap=True, name="model.about")
         self._fit = label("", "caption", wrap=True, name="model.fit")
@@ -133,15 +136,12 @@ class ModelDock(StudioDock):
             "Use", "model.use_cheaper", "Take the settings that would fit", look="quiet"
         )
         self._use_cheaper.hide()
-        self._look_up = push_button(
-            "Look up on the hub",
-            "model.look_up",
-            "Ask the hub for the model's size, to estimate its memory before fetching it",
-            look="quiet",
+        self._look_up = CommandButton(
+            self.commands, "model.look_up", look="quiet", text="Look up on the hub", icon=False
         )
         self._look_up.hide()
-        self._load = CommandButton(commands, "model.load", look="primary", text="Load")
-        self._fetch = push_button("Fetch only", "model.fetch", _FETCH_TIP)
+        self._load = CommandButton(self.commands, "model.load", look="primary", text="Load")
+        self._fetch = CommandButton(self.commands, "model.fetch", text="Fetch only", icon=False)
         self._progress = QProgressBar()
         named(self._progress, "model.progress", "Progress of the model", "Bytes or steps done")
         self._progress.setTextVisible(False)
@@ -155,7 +155,7 @@ class ModelDock(StudioDock):
         busy.addLayout(row(self._progress_text, self._cancel, stretch=0))
         self._busy.hide()
 
-        self._description = ModelDescriptionPanel(commands)
+        self._description = ModelDescriptionPanel(self.commands)
         body = QWidget()
         body.setObjectName("formBody")
         layout = QVBoxLayout(body)
@@ -181,12 +181,8 @@ class ModelDock(StudioDock):
         layout.addSpacing(4)
         layout.addWidget(line())
         layout.addWidget(self._description, 1)
-        area = QScrollArea()
+        area = FormArea(body, 296)
         named(area, "model.area", "Model settings and description")
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(body)
-        area.setMinimumWidth(296)
         self.set_content(area)
 
         self._typing = QTimer(self)
@@ -198,10 +194,8 @@ class ModelDock(StudioDock):
         self.dtype.currentIndexChanged.connect(self._on_choice)
         folder.clicked.connect(self.browse_folder)
         file.clicked.connect(self.browse_file)
-        self._fetch.clicked.connect(self.fetch)
         self._cancel.clicked.connect(self.cancel)
         self._use_cheaper.clicked.connect(self._take_cheaper)
-        self._look_up.clicked.connect(self._ask_hub)
 
     # -- what a person does -------------------------------------------------------------------
 
@@ -220,6 +214,12 @@ class ModelDock(StudioDock):
             device=self.device.currentData(),
             dtype=self.dtype.currentData(),
         )
+
+    def choose(self, config: ModelConfig) -> None:
+        """Choose a model and settings as if a person had; what is no choice here becomes auto."""
+        self.choice.setEditText(config.name if config.path is None else str(config.path))
+        self.device.setCurrentIndex(max(0, self.device.findData(config.device)))
+        self.dtype.setCurrentIndex(max(0, self.dtype.findData(config.dtype)))
 
     @Slot()
     def start(self) -> None:
@@ -247,6 +247,13 @@ class ModelDock(StudioDock):
         if config.name:
             self._pending = None
             self._follow(self._submit_fetch(config), self._on_fetched)
+
+    @Slot()
+    def look_up(self) -> None:
+        """Ask the hub about the chosen model, without fetching it. The answer shows here."""
+        self.show()
+        self.raise_()
+        self._submit_outlook(ask_hub=True)
 
     @Slot()
     def cancel(self) -> None:
@@ -306,21 +313,15 @@ class ModelDock(StudioDock):
         self._progress_text.set_whole(job.title)
         self._cancel.setEnabled(True)
         self._busy.show()
-        self._fetch.setEnabled(False)
         self._load.setVisible(False)
         self._fetch.setVisible(False)
 
     def _settled(self) -> None:
         self._job = None
         self._busy.hide()
-        self._allow_fetch()
         self._load.setVisible(True)
         self._fetch.setVisible(True)
-
-    def _allow_fetch(self) -> None:
-        hindrance = self.commands.hindrance("model.load")
-        self._fetch.setEnabled(self._job is None and not hindrance)
-        self._fetch.setToolTip(hindrance or _FETCH_TIP)
+        self.idle.emit()
 
     @Slot(object)
     def _on_progress(self, progress: JobProgress) -> None:
@@ -350,6 +351,7 @@ class ModelDock(StudioDock):
             return
         # The model before lets go of its memory on the lane; its handles here must go first.
         self.session.set_model(None)
+        self._loading = config
         job = self.runner.submit(
             work.load_model,
             self.session.settings,
@@ -361,8 +363,8 @@ class ModelDock(StudioDock):
 
     @Slot(object)
     def _on_loaded(self, bundle: work.LoadedBundle) -> None:
+        self.session.set_model(bundle.model, bundle.layers, config=self._loading)
         self._settled()
-        self.session.set_model(bundle.model, bundle.layers)
         self._list()
 
     @Slot(object)
@@ -395,7 +397,7 @@ class ModelDock(StudioDock):
             work.list_models,
             self.session.settings,
             title="List models",
-            lane="io",
+            lane="quick",
             key="models",
             quiet=True,
         )
@@ -421,10 +423,6 @@ class ModelDock(StudioDock):
         self._use_cheaper.hide()
         self._look_up.hide()
         self._typing.start()
-
-    @Slot()
-    def _ask_hub(self) -> None:
-        self._submit_outlook(ask_hub=True)
 
     @Slot()
     def _ask_outlook(self) -> None:
@@ -494,8 +492,7 @@ class ModelDock(StudioDock):
     # -- drawing ------------------------------------------------------------------------------
 
     def refresh(self, parts: frozenset[SessionPart]) -> None:
-        """Describe the loaded model, and say whether another may be fetched."""
-        self._allow_fetch()
+        """Describe the loaded model."""
         self._description.show_model(self.session.model_info, self.session.layers)
 
     def _browse(self, dialog: QFileDialog) -> None:

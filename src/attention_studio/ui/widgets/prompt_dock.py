@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, QTimer, Signal, Slot
-from PySide6.QtWidgets import QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import QTimer, Signal, Slot
+from PySide6.QtWidgets import QPlainTextEdit, QVBoxLayout, QWidget
 
 from attention_studio.ui import work
 from attention_studio.ui.jobs import JobFailure
 from attention_studio.ui.session import SessionPart
+from attention_studio.ui.widgets.contrast_row import ContrastRow
 from attention_studio.ui.widgets.controls import CommandButton, label, line, named, row, set_role
+from attention_studio.ui.widgets.form_fields import FormArea
 from attention_studio.ui.widgets.message_bar import Message
 from attention_studio.ui.widgets.studio_dock import StudioDock
 from attention_studio.ui.widgets.token_views import ProbabilityBars, TokenChips
 
 if TYPE_CHECKING:
-    from attention_studio.ui.commands import Commands
-    from attention_studio.ui.jobs import JobRunner
-    from attention_studio.ui.session import Session
-    from attention_studio.ui.theme import Theme
+    pass
 
 TOP_K = 10
 _TYPING_MS = 350
@@ -33,19 +32,17 @@ class PromptDock(StudioDock):
     NAME = "promptDock"
     TITLE = "Prompt"
     ICON = "prompt"
-    WATCHES = frozenset((SessionPart.MODEL, SessionPart.PROMPT, SessionPart.PROMPT_VIEW))
+    FITS = True
+    WATCHES = frozenset(
+        (SessionPart.MODEL, SessionPart.CRM, SessionPart.PROMPT, SessionPart.PROMPT_VIEW)
+    )
 
     message = Signal(object)
+    contrast_wanted = Signal(object)
+    """Carries the two next tokens whose difference is to be traced."""
 
-    def __init__(
-        self,
-        session: Session,
-        runner: JobRunner,
-        commands: Commands,
-        theme: Theme,
-        parent: Optional[QWidget] = None,
-    ) -> None:
-        super().__init__(session, runner, commands, theme, parent)
+    def make_body(self) -> None:
+        """Make what the dock shows."""
         self._asked = False
         self.text = QPlainTextEdit()
         self.text.setTabChangesFocus(True)
@@ -53,13 +50,15 @@ class PromptDock(StudioDock):
         self.text.setPlaceholderText(f"Type a prompt, such as “{EXAMPLE}”")
         self.text.setMinimumHeight(56)
         self.text.setMaximumHeight(76)
-        features = CommandButton(commands, "features.extract", text="Features", look="primary")
-        graph = CommandButton(commands, "graph.build", text="Graph", look="primary")
+        features = CommandButton(self.commands, "features.extract", text="Features", look="primary")
+        graph = CommandButton(self.commands, "graph.build", text="Graph", look="primary")
         self._problem = label("", "caption", wrap=True, name="prompt.problem")
-        self.chips = TokenChips(theme)
-        self.bars = ProbabilityBars(theme)
+        self.chips = TokenChips(self.theme)
+        self.bars = ProbabilityBars(self.theme)
         self._tokens_title = label("Tokens", "section")
         self._next_title = label("Next token", "section")
+        self.contrast = ContrastRow(self.commands)
+        self._contrast_title = label("Why one and not another", "section")
         body = QWidget()
         body.setObjectName("formBody")
         layout = QVBoxLayout(body)
@@ -73,13 +72,11 @@ class PromptDock(StudioDock):
         layout.addWidget(self.chips)
         layout.addWidget(self._next_title)
         layout.addWidget(self.bars)
+        layout.addWidget(self._contrast_title)
+        layout.addWidget(self.contrast)
         layout.addStretch(1)
-        area = QScrollArea()
+        area = FormArea(body, 296)
         named(area, "prompt.area", "Prompt, its tokens and the next token")
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(body)
-        area.setMinimumWidth(296)
         self.set_content(area)
         self._typing = QTimer(self)
         self._typing.setSingleShot(True)
@@ -96,6 +93,19 @@ class PromptDock(StudioDock):
         self._typing.stop()
         self._asked = True
         self._ask()
+
+    @Slot()
+    def trace_contrast(self) -> None:
+        """Ask for the difference of the two tokens that are chosen; without two, go and choose."""
+        first, second = self.contrast.tokens
+        if first and second and first != second:
+            self.contrast_wanted.emit((first, second))
+            return
+        self.go_there()
+        self.contrast.second.setFocus()
+        self.message.emit(
+            Message("info", "Choose two different tokens", "", "Then trace their difference")
+        )
 
     @Slot()
     def focus_text(self) -> None:
@@ -158,11 +168,13 @@ class PromptDock(StudioDock):
         if view is None:
             self.chips.set_tokens((), ())
             self.bars.set_candidates(())
+            self.contrast.offer(())
         else:
             self.chips.set_tokens(view.tokens, view.token_ids)
             self.bars.set_candidates(
                 tuple((c.token, c.token_id, c.probability) for c in view.candidates)
             )
+            self.contrast.offer([(c.token, c.probability) for c in view.candidates])
         self._say_state()
 
     def _say_state(self) -> None:
@@ -170,6 +182,9 @@ class PromptDock(StudioDock):
         shown = view is not None
         for widget in (self._tokens_title, self.chips, self._next_title, self.bars):
             widget.setVisible(shown)
+        can_trace = shown and self.session.crm is not None
+        self._contrast_title.setVisible(can_trace)
+        self.contrast.setVisible(can_trace)
         if view is not None:
             n = len(view.tokens)
             self._tokens_title.setText(f"Tokens ({n})")

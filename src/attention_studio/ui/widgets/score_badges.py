@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -29,21 +30,25 @@ class _Verdict:
 
 
 class ScoreBadges(QWidget):
-    """Three scores in a row. The mark, not only the colour, says whether each is good."""
+    """Scores in a row. The mark, not only the colour, says whether each is good.
 
-    def __init__(self, parent: Optional[QWidget] = None) -> None:
+    ``of`` names what they are of: "graph" has all three, a "subgraph" no identity error of its own.
+    """
+
+    def __init__(self, of: str = "graph", parent: Optional[QWidget] = None) -> None:
         super().__init__(parent)
-        self.setObjectName("graph.scores")
-        self.setAccessibleName("Scores of the graph")
+        self.setObjectName(f"{of}.scores")
+        self.setAccessibleName(f"Scores of the {of}")
+        names = ("Replacement", "Completeness", "Identity")
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         self._values: dict[str, QLabel] = {}
         self._names: dict[str, QLabel] = {}
-        for number, name in enumerate(("Replacement", "Completeness", "Identity")):
+        for number, name in enumerate(names if of == "graph" else names[:2]):
             key = name.split()[0].lower()
             caption = label(name, "caption")
-            value = label("", "text", name=f"graph.score.{key}")
+            value = label("", "text", name=f"{of}.score.{key}")
             if number:
                 layout.addSpacing(6)
             layout.addWidget(caption)
@@ -55,8 +60,9 @@ class ScoreBadges(QWidget):
         self.setVisible(scores is not None)
         if scores is None:
             return
-        for key, verdict in _verdicts(scores).items():
-            value = self._values[key]
+        verdicts = _verdicts(scores)
+        for key, value in self._values.items():
+            verdict = verdicts[key]
             value.setText(f"{'✓' if verdict.good else '⚠'} {verdict.text}")
             role: Role = "success" if verdict.good else "warning"
             set_role(value, role)
@@ -68,7 +74,8 @@ class ScoreBadges(QWidget):
 
 
 def _verdicts(scores: GraphScores) -> dict[str, _Verdict]:
-    exact = scores.max_identity_error < MAX_IDENTITY_ERROR
+    known = not math.isnan(scores.max_identity_error)  # another tool's file does not tell
+    exact = known and scores.max_identity_error < MAX_IDENTITY_ERROR
     return {
         "replacement": _Verdict(
             percent(scores.replacement),
@@ -83,7 +90,7 @@ def _verdicts(scores: GraphScores) -> dict[str, _Verdict]:
             "errors. Where it is low, look at the error nodes before you trust a path.",
         ),
         "identity": _Verdict(
-            f"{scores.max_identity_error:.1e}",
+            f"{scores.max_identity_error:.1e}" if known else "not known",
             exact,
             "Identity error: each node's edges and bias must add up to the value that the model "
             "computed; this is the largest deviation, relative to the node's edges. "
@@ -91,6 +98,8 @@ def _verdicts(scores: GraphScores) -> dict[str, _Verdict]:
                 "It is rounding: the edges are exact."
                 if exact
                 else "It is more than rounding: do not trust this graph."
+                if known
+                else "The file that this graph comes from does not hold those values."
             ),
         ),
     }

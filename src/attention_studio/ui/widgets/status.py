@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Optional
 
 import psutil
@@ -9,7 +11,7 @@ from PySide6.QtCore import QTimer, Slot
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QWidget
 
 from attention_studio.ui import text
-from attention_studio.ui.jobs import Job, JobRunner
+from attention_studio.ui.jobs import QUIET_S, Job, JobRunner
 from attention_studio.ui.session import Session, SessionPart
 from attention_studio.ui.widgets.controls import label, named
 
@@ -52,6 +54,11 @@ class StatusFigures(QWidget):
         self._timer.setInterval(_MEMORY_MS)
         self._timer.timeout.connect(self._measure)
         self._timer.start()
+        # Words that come and go within milliseconds say nothing, and lay the window out twice.
+        self._quiet = QTimer(self)
+        self._quiet.setSingleShot(True)
+        self._quiet.setInterval(math.ceil(1000 * QUIET_S))
+        self._quiet.timeout.connect(self._show_work)
         session.changed.connect(self._on_session)
         runner.job_changed.connect(self._on_job)
         runner.job_added.connect(self._on_job)
@@ -80,14 +87,22 @@ class StatusFigures(QWidget):
             self._crm.setText("No replacement model")
         else:
             name = folder.name if folder is not None else "In memory"
-            self._crm.setText(f"{name} ({len(crm.layers)} of {crm.model.n_layers} layers)")
+            self._crm.setText(f"{name} ({text.covered(crm)})")
         self._device.setText("" if info is None else f"{info.device} · {info.dtype}")
 
     @Slot(object)
     def _on_job(self, _job: Job) -> None:
+        self._show_work()
+
+    @Slot()
+    def _show_work(self) -> None:
         if self._said:
             return
-        running = [job for job in self._runner.jobs if job.started_at is not None]
+        begun = [job for job in self._runner.jobs if job.started_at is not None]
+        then = time.monotonic() - QUIET_S
+        running = [job for job in begun if not job.quiet or (job.started_at or 0.0) <= then]
+        if len(running) < len(begun) and not self._quiet.isActive():
+            self._quiet.start()
         if not running:
             self._work.setText("")
             return

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional
 
-from PySide6.QtCore import Qt, Slot
-from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import QDockWidget, QHBoxLayout, QLabel, QStackedWidget, QWidget
+from PySide6.QtCore import QSize, Qt, QTimer, Slot
+from PySide6.QtWidgets import (
+    QDockWidget,
+    QHBoxLayout,
+    QLabel,
+    QMainWindow,
+    QStackedWidget,
+    QWidget,
+)
 
+from attention_studio.ui.figures.figure import Figure, FigureOffer
+from attention_studio.ui.figures.pictures import seen
 from attention_studio.ui.session import Session, SessionPart
 from attention_studio.ui.widgets.controls import EmptyState, icon_button, label
 
@@ -24,15 +32,21 @@ class StudioDock(QDockWidget):
     """A dock of the studio.
 
     A subclass sets ``NAME`` (object name, unique), ``TITLE``, ``ICON``, ``WATCHES`` (the parts of
-    the session that it draws), calls ``set_content`` and ``set_empty`` in its constructor, and
+    the session that it draws), calls ``set_content`` and ``set_empty`` in ``make_body``, and
     implements ``refresh(parts)``, which is called with the changed parts: at once while the dock is
-    visible, else when it is shown next. Changes that the dock itself initiated are left out.
+    in front, else when it comes there. Changes that the dock itself initiated are left out.
+
+    With ``LAZY`` the body is made when the dock first comes to the front or one of its commands
+    runs, so that the first paint of the window does not wait for docks that nobody sees. One that
+    ``FITS`` is never narrower than its content.
     """
 
     NAME = ""
     TITLE = ""
     ICON = ""
     WATCHES: frozenset[SessionPart] = frozenset()
+    LAZY = False
+    FITS = False
 
     def __init__(
         self,
@@ -58,15 +72,46 @@ class StudioDock(QDockWidget):
         )
         self._stack = QStackedWidget()
         self._stack.setObjectName("dockBody")
-        # Stated, so that no content can force the window to be wider than a small screen.
-        self._stack.setMinimumSize(_LEAST_WIDTH, _LEAST_HEIGHT)
+        # Stated, so that no content can force the window to be wider than a small screen. Forms
+        # that cannot be read in less get what they need.
+        self._stack.setMinimumHeight(_LEAST_HEIGHT)
+        if not self.FITS:
+            self._stack.setMinimumWidth(_LEAST_WIDTH)
         self.setWidget(self._stack)
         self._empty: Optional[EmptyState] = None
         self._content: Optional[QWidget] = None
         self._title_row = self._make_title()
         session.changed.connect(self._on_session_changed)
+        # A dock behind another tab counts as visible for Qt: this says what a person sees.
+        self._in_front = False
+        self.visibilityChanged.connect(self._on_visibility)
+        self._made = self._making = False
+        if not self.LAZY:
+            self.ensure_body()
+
+    def ensure_body(self) -> None:
+        """Make the body, unless that was done."""
+        if not self._made and not self._making:
+            self._making = True
+            self.make_body()
+            self._made, self._making = True, False
+
+    @property
+    def made(self) -> bool:
+        """Whether the dock has a body yet, see ``LAZY``."""
+        return self._made
+
+    def catch_up(self) -> None:
+        """Draw what has changed while nobody saw the dock: before it is seen, or used unseen."""
+        self.ensure_body()
+        if self._dirty and self._made:
+            parts, self._dirty = frozenset(self._dirty), set()
+            self.refresh(parts)
 
     # -- for subclasses -----------------------------------------------------------------------
+
+    def make_body(self) -> None:
+        """Make what the dock shows. Called once, see ``LAZY``."""
 
     def set_content(self, content: QWidget) -> None:
         """Set what is shown when there is something to show."""
@@ -87,6 +132,16 @@ class StudioDock(QDockWidget):
             self._stack.setCurrentWidget(wanted)
 
     @property
+    def in_front(self) -> bool:
+        """Whether a person sees the dock: it is shown, and not behind another tab."""
+        return self._in_front
+
+    @property
+    def preparing(self) -> bool:
+        """Whether a lane still works out what the dock is to show of the session."""
+        return False
+
+    @property
     def empty(self) -> bool:
         """Whether the empty state is shown."""
         return self._empty is not None and self._stack.currentWidget() is self._empty
@@ -95,11 +150,59 @@ class StudioDock(QDockWidget):
         """Put a small control in the title bar, left of the dock's own buttons."""
         self._title_row.insertWidget(self._title_row.count() - 2, widget)
 
+    def set_tabbed(self, tabbed: bool) -> None:
+        """Say whether a tab bar names the dock already, so that its title need not."""
+        self._name_label.setVisible(not tabbed)
+
     def refresh(self, parts: frozenset[SessionPart]) -> None:
         """Draw what changed. Called on the main thread, with the dock visible."""
 
+    def figures(self) -> tuple[FigureOffer, ...]:
+        """Which figures there are of what the dock shows now.
+
+        A dock that draws something of its own says so here (see ``ui.figures.figure``). Of others
+        it is a picture of the screen, while the dock has a place in the window and is not empty.
+        """
+        if self.empty or self._content is None or not self.toggleViewAction().isChecked():
+            return ()
+        title = f"{self.TITLE}, as on the screen"
+        return (FigureOffer(self.NAME, title, self._seen, screen=True),)
+
+    def _seen(self) -> Optional[Figure]:
+        if self._content is None:
+            return None
+        if self._content.visibleRegion().isEmpty():
+            # Behind another tab: it may never have had its size, nor drawn the newest.
+            room = self._room()
+            if room is not None:
+                self._content.resize(room)
+            self.catch_up()
+        return seen(self._content, self.TITLE.lower().replace(" ", "-"), self.TITLE)
+
+    def _room(self) -> Optional[QSize]:
+        """The room that the dock would have in front of those that it shares a place with."""
+        window = self.parentWidget()
+        if not isinstance(window, QMainWindow):
+            return None
+        beside = (
+            dock.widget()
+            for dock in window.tabifiedDockWidgets(self)
+            if not dock.visibleRegion().isEmpty()
+        )
+        return next((widget.size() for widget in beside if widget is not None), None)
+
+    @Slot()
+    def toggle_shown(self) -> None:
+        """Hide the dock if it has a place in the window, else show it and go there."""
+        if self.toggleViewAction().isChecked():
+            self.close()
+        else:
+            self.go_there()
+
+    @Slot()
     def go_there(self) -> None:
         """Show the dock, bring it to the front and put the keyboard focus into it."""
+        self.ensure_body()
         self.show()
         self.raise_()
         shown = self._stack.currentWidget()
@@ -117,10 +220,11 @@ class StudioDock(QDockWidget):
         bar.setObjectName("dockTitle")
         bar.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
         layout = QHBoxLayout(bar)
-        layout.setContentsMargins(10, 3, 4, 3)
+        layout.setContentsMargins(10, 2, 4, 2)
         layout.setSpacing(2)
-        title: QLabel = label(self.TITLE)
-        layout.addWidget(title, 1)
+        self._name_label: QLabel = label(self.TITLE)
+        layout.addWidget(self._name_label)
+        layout.addStretch(1)
         self._float_button = icon_button(
             self.theme, "float", f"{self.NAME}.float", f"Float or dock {self.TITLE}",
             "Take the dock out of the window, or put it back",
@@ -145,14 +249,22 @@ class StudioDock(QDockWidget):
     def _on_session_changed(self, part: SessionPart, initiator: object) -> None:
         if part not in self.WATCHES or initiator is self:
             return
-        if self.isVisible():
+        if self._in_front and self._made:
             self.refresh(frozenset((part,)))
         else:
             self._dirty.add(part)
 
-    def showEvent(self, event: QShowEvent) -> None:
-        """Draw what changed while the dock was hidden."""
-        super().showEvent(event)
-        if self._dirty:
-            parts, self._dirty = frozenset(self._dirty), set()
-            self.refresh(parts)
+    @Slot(bool)
+    def _on_visibility(self, in_front: bool) -> None:
+        """Draw what changed while the dock was hidden or behind another."""
+        self._in_front = in_front
+        if in_front and self._made:
+            self.catch_up()
+        elif in_front:
+            # While docks are arranged, one after the other comes to the front for a moment.
+            QTimer.singleShot(0, self, self._on_settled)
+
+    @Slot()
+    def _on_settled(self) -> None:
+        if self._in_front:
+            self.catch_up()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import QFrame, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
-from attention_studio.ui.jobs import Job, JobRunner, JobState
+from attention_studio.ui.jobs import QUIET_S, Job, JobRunner, JobState
 from attention_studio.ui.text import duration
 from attention_studio.ui.widgets.controls import (
     ElidedLabel,
@@ -22,13 +22,10 @@ from attention_studio.ui.widgets.controls import (
 from attention_studio.ui.widgets.studio_dock import StudioDock
 
 if TYPE_CHECKING:
-    from attention_studio.ui.commands import Commands
-    from attention_studio.ui.session import Session
     from attention_studio.ui.theme import Theme
 
 KEPT_DONE = 30
 # Quiet work is listed once it takes this long.
-QUIET_S = 0.5
 _WORDS = {
     JobState.QUEUED: "Waiting",
     JobState.RUNNING: "Running",
@@ -115,21 +112,14 @@ class TasksDock(StudioDock):
     TITLE = "Tasks"
     ICON = "tasks"
 
-    def __init__(
-        self,
-        session: Session,
-        runner: JobRunner,
-        commands: Commands,
-        theme: Theme,
-        parent: Optional[QWidget] = None,
-    ) -> None:
-        super().__init__(session, runner, commands, theme, parent)
+    def make_body(self) -> None:
+        """Make what the dock shows."""
         self._rows: dict[int, _TaskRow] = {}
         self._live: dict[int, Job] = {}
         self._quiet: dict[int, Job] = {}
         self._done: deque[int] = deque()
         self._clear = icon_button(
-            theme,
+            self.theme,
             "trash",
             "tasks.clear",
             "Clear finished tasks",
@@ -156,8 +146,8 @@ class TasksDock(StudioDock):
         self._clock = QTimer(self)
         self._clock.setInterval(500)
         self._clock.timeout.connect(self._tick)
-        runner.job_added.connect(self._on_added)
-        runner.job_changed.connect(self._on_changed)
+        self.runner.job_added.connect(self._on_added)
+        self.runner.job_changed.connect(self._on_changed)
 
     @property
     def n_rows(self) -> int:
@@ -210,7 +200,7 @@ class TasksDock(StudioDock):
             if job.started_at is not None and now - job.started_at > QUIET_S:
                 del self._quiet[job.number]
                 self._list(job)
-        if not self.isVisible():
+        if not self.in_front:
             return
         for job in self._live.values():
             if job.started_at is not None and now - job.started_at > 0.4:

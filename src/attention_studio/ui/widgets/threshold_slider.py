@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Optional
 
 from PySide6.QtCore import Qt, Signal, Slot
@@ -42,6 +43,10 @@ class ThresholdSlider(QWidget):
         self.set_share(share)
         self.slider.valueChanged.connect(self._on_moved)
 
+    def text(self) -> str:
+        """The value in words."""
+        return f"{100 * self.share:g}%"
+
     @property
     def share(self) -> float:
         """The share that is set."""
@@ -57,9 +62,34 @@ class ThresholdSlider(QWidget):
     def _write(self) -> None:
         # Room for the longest text, so that nothing moves while one drags.
         self._value.setMinimumWidth(self._value.fontMetrics().horizontalAdvance("99.5%"))
-        self._value.setText(f"{100 * self.share:g}%")
+        self._value.setText(self.text())
 
     @Slot(int)
     def _on_moved(self, _value: int) -> None:
         self._write()
         self.moved.emit(self.share)
+
+
+class DensitySlider(ThresholdSlider):
+    """A slider over how often features may be active: decades, from one token in ten thousand to
+    all."""
+
+    DECADES = 4.0
+
+    def __init__(self, text: str, name: str, tip: str, parent: Optional[QWidget] = None) -> None:
+        super().__init__(text, name, tip, 1.0, parent)
+        self.slider.setAccessibleName(f"{text}, at most")
+
+    @property
+    def share(self) -> float:
+        """The density that is set; 1 lets everything through."""
+        return float(10.0 ** (self.DECADES * (self.slider.value() / STEPS - 1.0)))
+
+    def set_share(self, share: float) -> None:
+        """Set the density without saying so."""
+        decades = math.log10(max(share, 10.0**-self.DECADES)) / self.DECADES
+        super().set_share(1.0 + decades)
+
+    def text(self) -> str:
+        """The value in words."""
+        return "all" if self.share >= 1.0 else f"{100 * self.share:.2g}%"

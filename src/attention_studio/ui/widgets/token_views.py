@@ -8,7 +8,7 @@ from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Slot
 from PySide6.QtGui import QColor, QFontMetricsF, QHelpEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from attention_studio.ui.text import percent
+from attention_studio.ui.text import percent, visible_token
 from attention_studio.ui.tokens import mix
 from attention_studio.ui.widgets.controls import named, plain_tip
 
@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attention_studio.ui.theme import Theme
-
-
-def visible_token(token: str) -> str:
-    """The token with spaces, tabs and line ends made visible."""
-    shown = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    body = shown.strip(" ")
-    if not body:
-        return "␣" * max(1, len(shown))
-    before = len(shown) - len(shown.lstrip(" "))
-    after = len(shown) - len(shown.rstrip(" "))
-    return "␣" * before + body + "␣" * after
 
 
 class TokenChips(QWidget):
@@ -140,11 +129,19 @@ class TokenChips(QWidget):
 class ProbabilityBars(QWidget):
     """Candidates for the next token, each with a bar and its probability."""
 
-    def __init__(self, theme: Theme, parent: Optional[QWidget] = None) -> None:
+    def __init__(
+        self,
+        theme: Theme,
+        parent: Optional[QWidget] = None,
+        *,
+        name: str = "prompt.next",
+        accessible: str = "Next token",
+        tip: str = "What the model would say next, likeliest first",
+    ) -> None:
         super().__init__(parent)
         self._theme = theme
         self._rows: tuple[tuple[str, int, float], ...] = ()
-        named(self, "prompt.next", "Next token", "What the model would say next, likeliest first")
+        named(self, name, accessible, tip)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         theme.changed.connect(self._on_theme)
 

@@ -1,63 +1,63 @@
-"""The Train dock: settings with estimates, live curves, start, pause, resume, stop, checkpoint."""
+"""The Train dock: training with estimates, live curves and checkpoints, and evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
 
-from PySide6.QtCore import Qt, QTimer, Signal, Slot
+from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QResizeEvent, QShowEvent
 from PySide6.QtWidgets import (
-    QFileDialog,
-    QFrame,
-    QProgressBar,
-    QScrollArea,
     QSplitter,
     QStackedWidget,
-    QVBoxLayout,
-    QWidget,
+    QTabWidget,
 )
 
-from attention_studio.core.training_events import Evaluated, StepDone
-from attention_studio.ui import text, work
+from attention_studio.core.training_events import Evaluated
+from attention_studio.core.training_request import TrainRequest
+from attention_studio.ui import work, work_training
+from attention_studio.ui.bindings import QtBindings
+from attention_studio.ui.figures.figure import Figure, FigureOffer
+from attention_studio.ui.figures.table import of_view
 from attention_studio.ui.jobs import Job, JobFailure, JobProgress
 from attention_studio.ui.pump import PumpState, TrainingPump
 from attention_studio.ui.session import SessionPart
 from attention_studio.ui.widgets.controls import (
     CommandButton,
-    ElidedLabel,
     EmptyState,
-    label,
-    line,
     named,
     push_button,
     row,
-    set_role,
 )
+from attention_studio.ui.widgets.dialogs import ask_folder
+from attention_studio.ui.widgets.evaluate_panel import EvaluatePanel
+from attention_studio.ui.widgets.form_fields import form_column
 from attention_studio.ui.widgets.message_bar import Message
+from attention_studio.ui.widgets.run_checkpoints import RunCheckpoints
+from attention_studio.ui.widgets.run_view import RunView
 from attention_studio.ui.widgets.studio_dock import StudioDock
+from attention_studio.ui.widgets.train_estimate import TrainEstimate
+from attention_studio.ui.widgets.train_history import (
+    OtherRun,
+    RunHistory,
+    alarm_text,
+    module_text,
+)
 from attention_studio.ui.widgets.train_settings import TrainSettings
 from attention_studio.utils.errors import StudioError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from attention_studio.core.sites import Site
 
-    from attention_studio.ui.commands import Commands
-    from attention_studio.ui.jobs import JobRunner
-    from attention_studio.ui.session import Session
-    from attention_studio.ui.theme import Theme
-    from attention_studio.ui.widgets.train_curves import RunHistory, TrainCurves
-
-_CHANGE_MS = 300
 _WIDE = 620
-_ESTIMATE_KEY = "train-estimate"
 _PREPARE_KEY = "train-prepare"
 
 
 class TrainDock(StudioDock):
-    """Trains transcoders. The run itself is driven by ``pump`` on the main thread.
+    """Trains dictionaries and measures them. A run is driven by ``pump`` on the main thread.
 
-    ``crm_ready`` carries the folder of a finished run.
+    ``crm_ready`` carries the folder of a finished run, ``crm_opened`` a checkpoint that was opened
+    as a replacement model, ``graph_wanted`` the file of a graph that a person wants to see.
     """
 
     NAME = "trainDock"
@@ -67,34 +67,40 @@ class TrainDock(StudioDock):
 
     message = Signal(object)
     crm_ready = Signal(object)
+    crm_opened = Signal(object)
+    graph_wanted = Signal(str)
 
-    def __init__(
-        self,
-        session: Session,
-        runner: JobRunner,
-        commands: Commands,
-        theme: Theme,
-        parent: Optional[QWidget] = None,
-    ) -> None:
-        super().__init__(session, runner, commands, theme, parent)
-        self.pump = TrainingPump(runner, self)
-        self.form = TrainSettings(theme)
-        self._history: Optional[RunHistory] = None
-        self._curves: Optional[TrainCurves] = None
+    def make_body(self) -> None:
+        """Make what the dock shows."""
+        self.pump = TrainingPump(self.runner, self)
+        self.form = TrainSettings(self.theme)
+        self.view = RunView(self.theme)
+        self.evaluation = EvaluatePanel(self.session, self.runner, self.commands, self.theme)
         self._plots_wanted = False
-        self._run_job: Optional[Job] = None
+        self._bindings = QtBindings(self)
+        self._bindings.ready.connect(self._import_plots)
         self._prepare_job: Optional[Job] = None
+        self._others: list[OtherRun] = []
+        self._alarmed = ""
+        self._estimate = TrainEstimate(self.session, self.runner, self.form, self)
+        self.checkpoints = RunCheckpoints(
+            self.session, self.runner, self.commands, self.pump, self.view, self
+        )
         self._build()
-        self._typing = QTimer(self)
-        self._typing.setSingleShot(True)
-        self._typing.setInterval(_CHANGE_MS)
-        self._typing.timeout.connect(self._estimate)
-        self.form.changed.connect(self._typing.start)
-        self.pump.stepped.connect(self._on_stepped)
+        self.view.pause.clicked.connect(self.toggle_pause)
+        self.view.checkpoint.clicked.connect(self.checkpoint)
+        self.view.stop.clicked.connect(self.stop)
+        self.evaluation.message.connect(self.message)
+        self.commands.bind("evaluate", self.evaluation)
+        self.pump.stepped.connect(self.view.take)
         self.pump.state_changed.connect(self._on_pump_state)
         self.pump.finished.connect(self._on_finished)
         self.pump.failed.connect(self._on_run_failed)
         self.pump.stopped.connect(self._on_stopped)
+        self.pump.stepped.connect(self._on_stepped)
+        self.checkpoints.message.connect(self.message)
+        self.checkpoints.opened.connect(self.crm_opened)
+        self.checkpoints.graph_wanted.connect(self.graph_wanted)
 
     # -- handlers of commands -----------------------------------------------------------------
 
@@ -119,20 +125,13 @@ class TrainDock(StudioDock):
     @Slot()
     def resume(self) -> None:
         """Choose the folder of an unfinished run and go on with it."""
-        dialog = QFileDialog(self, "Resume an unfinished run")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        dialog.fileSelected.connect(self.resume_folder)
-        dialog.finished.connect(dialog.deleteLater)
-        dialog.open()
+        ask_folder(self, "Resume an unfinished run", self.resume_folder)
 
     @Slot(str)
     def resume_folder(self, folder: str) -> None:
         """Go on with the run in ``folder``."""
-        from pathlib import Path
-
         job = self.runner.submit(
-            work.read_run, Path(folder), title="Read the run", lane="io", key=_PREPARE_KEY
+            work.read_run, Path(folder), title="Read the run", lane="quick", key=_PREPARE_KEY
         )
         job.finished.connect(self._prepare)
         job.failed.connect(self._on_failed)
@@ -149,16 +148,61 @@ class TrainDock(StudioDock):
     def checkpoint(self) -> None:
         """Write a checkpoint after the batch in work."""
         self.pump.checkpoint()
-        self._say("A checkpoint is written after this step")
+        self.view.say("A checkpoint is written after this step")
 
     @Slot()
     def stop(self) -> None:
         """Stop the run after a checkpoint."""
         self.pump.stop()
 
+    @Slot()
+    def compare_run(self) -> None:
+        """Choose a run whose curves are drawn, beside those that are shown."""
+        ask_folder(self, "Show the curves of a run", self.compare_run_folder)
+
+    @Slot(str)
+    def compare_run_folder(self, folder: str) -> None:
+        """Draw the curves of the run in ``folder``."""
+        job = self.runner.submit(
+            work_training.read_past_run, Path(folder), title="Read the run", lane="quick"
+        )
+        job.finished.connect(self._on_past_run)
+        job.failed.connect(self._on_failed)
+        self._want_plots()
+
+    @Slot()
+    def compare_none(self) -> None:
+        """Take away the curves of other runs."""
+        self._others = []
+        self.view.beside(())
+
+    @Slot()
+    def show_evaluation(self) -> None:
+        """Go to where replacement models are measured."""
+        self._tabs.setCurrentWidget(self.evaluation)
+        self.go_there()
+
+    @Slot(object)
+    def set_up_for(self, sites: tuple[Site, ...]) -> None:
+        """Fill the form in for dictionaries of these modules, and go there."""
+        self.catch_up()
+        self.form.aim_at(sites, self.session.crm_info)
+        self._tabs.setCurrentWidget(self._splitter)
+        self.go_there()
+        names = ", ".join(module_text(site) for site in sites[:6])
+        more = f" and {len(sites) - 6} more" if len(sites) > 6 else ""
+        self.message.emit(
+            Message(
+                "info",
+                f"The settings are for {names}{more}",
+                "with twice the latents that these modules have now, if they have any",
+                "Choose a text and press Start",
+            )
+        )
+
     # -- a run --------------------------------------------------------------------------------
 
-    def _request(self) -> Optional[work.TrainRequest]:
+    def _request(self) -> Optional[TrainRequest]:
         try:
             return self.form.request()
         except StudioError as error:
@@ -170,12 +214,11 @@ class TrainDock(StudioDock):
         return None
 
     @Slot(object)
-    def _prepare(self, request: work.TrainRequest) -> None:
+    def _prepare(self, request: TrainRequest) -> None:
         model = self.session.model
         if model is None or self.session.training is not None:
             return
-        self._typing.stop()
-        self.runner.cancel_key(_ESTIMATE_KEY)
+        self._estimate.stop()
         self.session.set_training("preparing")
         job = self.runner.submit(
             work.prepare_run,
@@ -197,52 +240,16 @@ class TrainDock(StudioDock):
         self._prepare_job = None
         for note in prepared.notes:
             self.message.emit(Message("info", note))
-        settings = dict(prepared.request.settings)
-        from attention_studio.ui.widgets.train_curves import RunHistory
-
-        self._history = RunHistory(tuple(settings["layers"]), int(settings["d_latent"]))
-        self._history.add_earlier(prepared.trainer.history)
-        if self._curves is not None:
-            self._curves.start(self._history)
-        self._right.setCurrentWidget(self._live)
-        count = len(settings["layers"])
-        title = f"Train {count} layer{'' if count == 1 else 's'}"
-        self._set_estimate("Settings cannot be changed while a run goes on.", "caption")
-        self._title.set_whole(f"{title} → {prepared.request.out_dir.name}")
-        self._run_job = self.pump.start(prepared.trainer, title)
-        self._run_job.progress.connect(self._on_run_progress)
-
-    @Slot(object)
-    def _on_stepped(self, event: Any) -> None:
-        if self._history is None:
-            return
-        if isinstance(event, StepDone):
-            self._history.add_step(event)
-            self._show_figures(event)
-        elif isinstance(event, Evaluated):
-            self._history.add_evaluation(event)
-        else:
-            return
-        if self._curves is not None:
-            self._curves.update_curves()
-
-    def _show_figures(self, done: StepDone) -> None:
-        metrics = done.layer_metrics
-        fvu = sum(m.fvu for m in metrics) / max(1, len(metrics))
-        l0 = sum(m.l0 for m in metrics) / max(1, len(metrics))
-        self._figures.setText(f"{text.count(done.tokens)} tokens   FVU {fvu:.3f}   L0 {l0:.1f}")
-
-    @Slot(object)
-    def _on_run_progress(self, progress: JobProgress) -> None:
-        fraction = progress.fraction
-        self._progress.setRange(0, 1000 if fraction is not None else 0)
-        if fraction is not None:
-            self._progress.setValue(round(1000 * fraction))
-        shown = progress.text
-        job = self._run_job
-        if job is not None and fraction is not None and 0.01 < fraction < 1 and job.seconds > 5:
-            shown += f" · about {text.duration(job.seconds * (1 - fraction) / fraction)} left"
-        self._say(shown)
+        sites = prepared.trainer.config.sites
+        history = RunHistory(sites)
+        history.add_earlier(prepared.trainer.history)
+        self._alarmed = ""
+        title = f"Train {len(sites)} module{'' if len(sites) == 1 else 's'}"
+        self.view.begin(history, f"{title} → {prepared.request.out_dir.name}")
+        self._right.setCurrentWidget(self.view)
+        self.checkpoints.begin(prepared.trainer.out_dir, prepared.traces)
+        self._estimate.say("Settings cannot be changed while a run goes on.")
+        self.view.follow(self.pump.start(prepared.trainer, title))
 
     @Slot(object)
     def _on_pump_state(self, state: PumpState) -> None:
@@ -250,18 +257,16 @@ class TrainDock(StudioDock):
 
     @Slot(object)
     def _on_finished(self, folder: Path) -> None:
-        self._say("Done")
-        self._progress.setRange(0, 1000)
-        self._progress.setValue(1000)
+        self.view.finish()
         self.form.fresh_out_dir()
         self.message.emit(
-            Message("success", "Training is done", f"The transcoders are in {folder}")
+            Message("success", "Training is done", f"The dictionaries are in {folder}")
         )
         self.crm_ready.emit(folder)
 
     @Slot(object)
     def _on_stopped(self, checkpoint: Optional[Path]) -> None:
-        self._say("Stopped")
+        self.view.say("Stopped")
         self.form.fresh_out_dir()
         if checkpoint is not None:
             self.message.emit(
@@ -275,7 +280,7 @@ class TrainDock(StudioDock):
 
     @Slot(object)
     def _on_run_failed(self, failure: JobFailure) -> None:
-        self._say("Failed", "error")
+        self.view.say("Failed", "error")
         self.message.emit(Message.of(failure))
 
     @Slot(object)
@@ -295,70 +300,93 @@ class TrainDock(StudioDock):
 
     @Slot(object)
     def _on_prepare_progress(self, progress: JobProgress) -> None:
-        self._set_estimate(progress.text, "caption")
+        self._estimate.say(progress.text)
 
     @Slot()
     def _on_cancel_prepare(self) -> None:
         if self._prepare_job is not None:
             self.runner.cancel(self._prepare_job)
 
-    # -- estimates ----------------------------------------------------------------------------
-
-    @Slot()
-    def _estimate(self) -> None:
-        model = self.session.model
-        if model is None or self.session.training is not None or not self.runner.accepting:
-            return
-        try:
-            request = self.form.request()
-        except StudioError as error:
-            self._set_estimate(str(error), "error")
-            return
-        except ValueError:
-            self._set_estimate("The learning rate is no number.", "error")
-            return
-        job = self.runner.submit(
-            work.estimate_run,
-            self.session.settings,
-            model,
-            replace(request, sources=(), heldout_sources=()),
-            title="Estimate training",
-            key=_ESTIMATE_KEY,
-            quiet=True,
-        )
-        job.finished.connect(self._on_estimate)
-        job.failed.connect(self._on_no_estimate)
+    # -- other runs and alarms ----------------------------------------------------------------
 
     @Slot(object)
-    def _on_estimate(self, outlook: work.RunOutlook) -> None:
-        e = outlook.estimate
-        time = "" if e.seconds is None else f"\nTime: about {text.duration(e.seconds)}"
-        notes = "".join(f"\n{note}" for note in outlook.notes)
-        short = []
-        if e.memory_bytes > outlook.free_memory:
-            short.append("memory")
-        if e.disk_bytes > outlook.free_disk:
-            short.append("disk space")
-        warning = f"\nThere is not enough {' and '.join(short)} for this." if short else ""
-        self._set_estimate(
-            f"{text.count(e.parameters)} parameters\n"
-            f"Memory: {text.size(e.memory_bytes)} of {text.size(outlook.free_memory)} free\n"
-            f"Disk: {text.size(e.disk_bytes)} of {text.size(outlook.free_disk)} free"
-            f"{time}{notes}{warning}",
-            "error" if short else "caption",
-        )
+    def _on_past_run(self, past: work_training.PastRun) -> None:
+        if not past.history:
+            self.message.emit(
+                Message(
+                    "info",
+                    f"{past.folder.name} has no curves yet",
+                    "it has not been measured on held-out text so far",
+                    "Choose it again later",
+                )
+            )
+            return
+        other = OtherRun.of(past.folder.name, past.history)
+        if self.view.history is None:
+            # Nothing to put it beside: it is what is shown.
+            self.view.begin(other.history, other.name)
+            self.checkpoints.begin(past.folder, past.traces)
+            self.view.finish()
+            self._right.setCurrentWidget(self.view)
+        else:
+            self._others.append(other)
+            self.view.beside(self._others)
+        self.go_there()
 
     @Slot(object)
-    def _on_no_estimate(self, failure: JobFailure) -> None:
-        self._set_estimate(". ".join(p for p in (failure.what, failure.why) if p), "error")
+    def _on_stepped(self, event: object) -> None:
+        """Say once in the message bar what an evaluation finds wrong; the run shows it as long as
+        it lasts."""
+        if not isinstance(event, Evaluated):
+            return
+        told = alarm_text(event.metrics)
+        if told and not self._alarmed:
+            first = told.splitlines()[0].removeprefix("⚠ ")
+            self.message.emit(Message("warning", "Some dictionaries are not well", first))
+        self._alarmed = told
 
-    def _set_estimate(self, shown: str, role: str) -> None:
-        self._estimate_label.setText(shown)
-        set_role(self._estimate_label, role)  # type: ignore[arg-type]
+    # -- figures ------------------------------------------------------------------------------
 
-    def _say(self, shown: str, role: str = "caption") -> None:
-        self._status.set_whole(shown)
-        set_role(self._status, role)  # type: ignore[arg-type]
+    def figures(self) -> tuple[FigureOffer, ...]:
+        """The run's curves and modules, and what evaluation measured."""
+        found = []
+        if self.view.history is not None:
+            found.append(FigureOffer("train.curves", "Training curves", self._curves_figure))
+            found.append(FigureOffer("train.modules", "Modules of the run", self._modules_figure))
+        if self.session.comparison is not None:
+            found.append(
+                FigureOffer("evaluate.table", "Replacement models compared", self._compared_figure)
+            )
+            found.append(
+                FigureOffer("evaluate.modules", "Modules, evaluated", self._evaluated_figure)
+            )
+            found.append(
+                FigureOffer("evaluate.plots", "Latents and tokens", self._histograms_figure)
+            )
+        return tuple(found)
+
+    def _curves_figure(self) -> Optional[Figure]:
+        curves, shown = self.view.curves, self.view.choice.currentText()
+        caption = f"Training {self.view.title}: {shown}."
+        return None if curves is None else curves.figure("curves", "Training curves", caption)
+
+    def _modules_figure(self) -> Optional[Figure]:
+        caption = f"Modules of {self.view.title}, on held-out text."
+        return of_view(self.view.modules.table, "modules", "Modules of the run", caption)
+
+    def _compared_figure(self) -> Optional[Figure]:
+        caption = f"{self.evaluation.title}, measured on the same text and prompts."
+        return of_view(self.evaluation.table, "comparison", "Replacement models compared", caption)
+
+    def _evaluated_figure(self) -> Optional[Figure]:
+        table = self.evaluation.modules.table
+        return of_view(table, "evaluation", "Modules, evaluated", self.evaluation.facts)
+
+    def _histograms_figure(self) -> Optional[Figure]:
+        plots = self.evaluation.modules.histograms
+        if plots is None:
+            return None
+        return plots.figure("histograms", "Latents and tokens", self.evaluation.facts)
 
     # -- plots --------------------------------------------------------------------------------
 
@@ -366,19 +394,21 @@ class TrainDock(StudioDock):
         if self._plots_wanted or not self.runner.accepting:
             return
         self._plots_wanted = True
+        self._bindings.start()
+
+    @Slot()
+    def _import_plots(self) -> None:
+        if not self.runner.accepting:
+            return
         job = self.runner.submit(
-            work.import_plots, title="Get the plots ready", lane="io", quiet=True
+            work.import_plots, title="Get the plots ready", lane="quick", quiet=True
         )
         job.finished.connect(self._make_plots)
 
     @Slot(object)
     def _make_plots(self, _value: object) -> None:
-        from attention_studio.ui.widgets.train_curves import TrainCurves
-
-        self._curves = TrainCurves(self.theme)
-        self._curves_place.addWidget(self._curves, 1)
-        if self._history is not None:
-            self._curves.start(self._history)
+        self.view.make_plots()
+        self.evaluation.make_plots()
 
     # -- drawing ------------------------------------------------------------------------------
 
@@ -388,22 +418,15 @@ class TrainDock(StudioDock):
         self.show_empty(info is None and self.pump.state is PumpState.IDLE)
         if SessionPart.MODEL in parts:
             self.form.set_model(info)
-            self._typing.start()
+            self._estimate.renew()
         training = self.session.training
         self.form.set_locked(training is not None)
         self._start.setVisible(training is None)
         self._resume.setVisible(training is None)
         self._cancel_prepare.setVisible(training == "preparing")
-        alive = training in ("running", "paused", "stopping")
-        for button in (self._pause, self._checkpoint_button, self._stop):
-            button.setEnabled(training in ("running", "paused"))
-            button.setVisible(alive)
-        self._pause.setText("Continue" if training == "paused" else "Pause")
-        self._pause.setAccessibleName(self._pause.text())
-        if training == "paused":
-            self._say("Paused")
+        self.view.show_state(training)
         if training is None and SessionPart.TRAINING in parts:
-            self._typing.start()
+            self._estimate.renew()
 
     def showEvent(self, event: QShowEvent) -> None:
         """Get the plots ready when somebody first looks."""
@@ -421,65 +444,16 @@ class TrainDock(StudioDock):
             self._splitter.setSizes([330, 670] if wide else [600, 400])
 
     def _build(self) -> None:
-        self._estimate_label = label("", "caption", wrap=True, name="train.estimate")
         self._start = CommandButton(self.commands, "train.start", look="primary", text="Start")
         self._resume = CommandButton(self.commands, "train.resume", text="Resume a run", icon=False)
         self._cancel_prepare = push_button(
             "Cancel", "train.cancel_prepare", "Stop preparing the run"
         )
         self._cancel_prepare.clicked.connect(self._on_cancel_prepare)
-        area = QScrollArea()
-        named(area, "train.form", "Settings of the training run")
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(self.form)
-        foot = QFrame()
-        foot.setObjectName("formBody")
-        foot_layout = QVBoxLayout(foot)
-        foot_layout.setContentsMargins(12, 6, 12, 10)
-        foot_layout.setSpacing(6)
-        foot_layout.addWidget(self._estimate_label)
-        foot_layout.addLayout(row(self._start, self._resume, self._cancel_prepare))
-        left = QWidget()
-        left.setObjectName("formBody")
-        left_layout = QVBoxLayout(left)
-        left_layout.setContentsMargins(0, 0, 0, 0)
-        left_layout.setSpacing(0)
-        left_layout.addWidget(area, 1)
-        left_layout.addWidget(line())
-        left_layout.addWidget(foot)
-        left.setMinimumWidth(270)
-
-        self._title = ElidedLabel("", "title")
-        self._status = ElidedLabel("", "caption")
-        self._figures = label("", "caption", name="train.figures")
-        self._progress = QProgressBar()
-        self._progress.setTextVisible(False)
-        named(self._progress, "train.progress", "Progress of the run", "Steps done")
-        self._pause = push_button("Pause", "train.pause", "Pause the run, or let it go on")
-        self._pause.clicked.connect(self.toggle_pause)
-        self._checkpoint_button = push_button(
-            "Checkpoint", "train.checkpoint", "Write a checkpoint after this step"
-        )
-        self._checkpoint_button.clicked.connect(self.checkpoint)
-        self._stop = push_button(
-            "Stop", "train.stop", "Stop after a checkpoint; the run can be resumed", look="danger"
-        )
-        self._stop.clicked.connect(self.stop)
-        self._live = QWidget()
-        self._live.setObjectName("formBody")
-        self._curves_place = QVBoxLayout(self._live)
-        self._curves_place.setContentsMargins(0, 0, 0, 0)
-        self._curves_place.setSpacing(0)
-        head = QVBoxLayout()
-        head.setContentsMargins(12, 10, 12, 4)
-        head.setSpacing(6)
-        head.addLayout(
-            row(self._title, self._pause, self._checkpoint_button, self._stop, stretch=0)
-        )
-        head.addWidget(self._progress)
-        head.addLayout(row(self._status, self._figures, stretch=0))
-        self._curves_place.addLayout(head)
+        left = form_column(
+            self.form, "train.form", "Settings of the training run", self._estimate.label,
+            row(self._start, self._resume, self._cancel_prepare),
+        )  # fmt: skip
         waiting = EmptyState(
             self.theme,
             "train",
@@ -490,17 +464,22 @@ class TrainDock(StudioDock):
         self._right = QStackedWidget()
         self._right.setObjectName("trainRight")
         self._right.addWidget(waiting)
-        self._right.addWidget(self._live)
+        self._right.addWidget(self.view)
         self._splitter = QSplitter(Qt.Orientation.Horizontal)
         self._splitter.setObjectName("trainSplitter")
         self._splitter.setChildrenCollapsible(False)
         self._splitter.addWidget(left)
         self._splitter.addWidget(self._right)
         self._splitter.setSizes([330, 670])
-        self.set_content(self._splitter)
+        self._tabs = QTabWidget()
+        named(self._tabs, "train.tabs", "Train or evaluate", "What the dock is used for")
+        self._tabs.setDocumentMode(True)
+        self._tabs.addTab(self._splitter, "Train")
+        self._tabs.addTab(self.evaluation, "Evaluate")
+        self.set_content(self._tabs)
         self.set_empty(
-            "Train transcoders",
-            "Transcoders replace a model's MLPs with features that can be read. Load a model "
-            "first; then choose text and settings here.",
+            "Train dictionaries",
+            "Transcoders and Lorsas replace a model's MLPs and attention with features that can be "
+            "read. Load a model first; then choose text and settings here.",
             CommandButton(self.commands, "model.load", look="primary", text="Load a model"),
         )

@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from PySide6.QtCore import QLocale, QStandardPaths, Qt, Signal, Slot
 from PySide6.QtGui import QDoubleValidator
-from PySide6.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFileDialog,
-    QGridLayout,
-    QLineEdit,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QCheckBox, QLineEdit, QVBoxLayout, QWidget
 
+from attention_studio.core.training_request import TrainRequest
 from attention_studio.ui.widgets.controls import icon_button, label, named, push_button, row
+from attention_studio.ui.widgets.dialogs import ask_file, ask_folder
+from attention_studio.ui.widgets.form_fields import combo, grid, multiple_spin, spin
 from attention_studio.ui.widgets.text_sources import TextSources
-from attention_studio.ui.work import TrainRequest
-from attention_studio.utils.ranges import parse_ranges
+from attention_studio.ui.widgets.train_more_settings import MoreTrainSettings, default
+from attention_studio.utils.ranges import parse_ranges, show_ranges
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from attention_studio.core.dictionaries.crm_folder import CRMManifest
     from attention_studio.core.model_records import ModelInfo
+    from attention_studio.core.sites import Site
     from attention_studio.ui.theme import Theme
 
 ACTIVATIONS = (
@@ -33,8 +31,13 @@ ACTIVATIONS = (
     ("JumpReLU: learned thresholds", "jumprelu"),
     ("ReLU", "relu"),
 )
-INITS = (("At zero", "zero"), ("From the MLP's response", "response"))
+MLP_CHOICES = (
+    ("A transcoder for each layer", "transcoder"),
+    ("One cross-layer transcoder (CLT)", "clt"),
+    ("Nothing: MLPs stay", ""),
+)
 DEFAULT_LATENTS_FACTOR = 8
+_MAX_LATENTS = 1 << 20
 
 
 class TrainSettings(QWidget):
@@ -48,9 +51,7 @@ class TrainSettings(QWidget):
         self._info: Optional[ModelInfo] = None
         self._out_is_ours = True
         self.texts = TextSources(theme, "train.texts", "Texts to train on")
-        self.heldout = QLineEdit()
-        named(
-            self.heldout,
+        self.heldout = _edit(
             "train.heldout",
             "Held-out text",
             "A file or folder that is only measured on; empty: a part of the text is set aside",
@@ -59,39 +60,22 @@ class TrainSettings(QWidget):
         browse_heldout = icon_button(
             theme, "open", "train.heldout.browse", "Choose the held-out text", "Choose a file"
         )
-        self.layers = QLineEdit("all")
-        named(self.layers, "train.layers", "Layers", "Such as: all, or 0-5, 12")
-        self.activation = QComboBox()
-        named(
-            self.activation,
-            "train.activation",
-            "Activation function",
-            "How latents are made sparse",
+        self.mlp = combo(
+            "train.mlp", "What replaces the MLPs",
+            "A transcoder reads and writes at its own layer; a latent of a cross-layer transcoder "
+            "reads at one layer and writes at all later ones", MLP_CHOICES, whole=True,
+        )  # fmt: skip
+        self.layers = _edit(
+            "train.layers", "Layers whose MLPs are replaced", "Such as: all, or 0-5, 12", "all"
         )
-        for shown, value in ACTIVATIONS:
-            self.activation.addItem(shown, value)
-        self.d_latent = _spin(
-            "train.d_latent", "Latents per layer", 4608, 16, 1 << 20, 256,
+        self.d_latent = spin(
+            "train.d_latent", "Latents per layer", default("d_latent"), 16, _MAX_LATENTS, 256,
             "Features that each layer's dictionary can tell apart; eight times the width is usual",
         )  # fmt: skip
-        self.k = _spin(
-            "train.k", "K, active latents per token", 32, 1, 4096, 8,
-            "How many features may be active at once",
+        self.k = spin(
+            "train.k", "K, active latents per token", default("k"), 1, 4096, 8,
+            "How many features of a layer may be active at once",
         )  # fmt: skip
-        self.tokens = _spin(
-            "train.tokens", "Tokens to train on", 1_000_000, 2_048, 2_000_000_000, 100_000,
-            "Per layer; the text is passed over again if it is shorter",
-        )  # fmt: skip
-        self.learning_rate = QLineEdit("0.004")
-        named(
-            self.learning_rate,
-            "train.learning_rate",
-            "Learning rate",
-            "Peak rate of Adam; 0.001 to 0.004 suit short runs",
-        )
-        validator = QDoubleValidator(1e-8, 1.0, 10, self)
-        validator.setLocale(QLocale.c())
-        self.learning_rate.setValidator(validator)
         self.skip = QCheckBox("Skip connection")
         named(
             self.skip,
@@ -99,70 +83,121 @@ class TrainSettings(QWidget):
             "Skip connection",
             "A linear path past the latents: better reconstruction, and part of the graph",
         )
-        self.seed = _spin(
+        self.attention = QCheckBox("A Lorsa for each layer")
+        named(
+            self.attention,
+            "train.attention",
+            "Lorsas replace attention",
+            "Low-rank sparse attention: features that say what is moved, from where to where",
+        )
+        self.attention_layers = _edit(
+            "train.attention_layers",
+            "Layers whose attention is replaced",
+            "Such as: all, or 0-5, 12",
+            "all",
+        )
+        self.attention_latents = multiple_spin(
+            "train.attention_latents", "Latents of each Lorsa", default("attention_latents"), 1,
+            _MAX_LATENTS, 256,
+            "Features that each layer's Lorsa can tell apart; kept a multiple of its QK heads",
+        )  # fmt: skip
+        self.attention_k = spin(
+            "train.attention_k", "K of each Lorsa, active latents per token",
+            default("attention_k"), 1, 4096, 8,
+            "How many features of a Lorsa may be active at once",
+        )  # fmt: skip
+        self.activation = combo(
+            "train.activation", "Activation function",
+            "How latents are made sparse, in every dictionary of the run", ACTIVATIONS, whole=True,
+        )  # fmt: skip
+        self.tokens = spin(
+            "train.tokens", "Tokens to train on", default("tokens"), 2_048, 2_000_000_000, 100_000,
+            "Per layer; the text is passed over again if it is shorter",
+        )  # fmt: skip
+        self.learning_rate = _edit(
+            "train.learning_rate",
+            "Learning rate",
+            "Peak rate of Adam; 0.001 to 0.004 suit short runs",
+            str(default("learning_rate")),
+        )
+        validator = QDoubleValidator(1e-8, 1.0, 10, self)
+        validator.setLocale(QLocale.c())
+        self.learning_rate.setValidator(validator)
+        self.seed = spin(
             "train.seed", "Seed", 0, 0, 2_147_483_647, 1, "Same seed, same settings: same weights"
         )
-        self._advanced_button = push_button(
+        self.batch_tokens = spin(
+            "train.batch_tokens", "Tokens per step", default("batch_tokens"), 64, 65_536, 256,
+            "Batch of one update",
+        )  # fmt: skip
+        self._more_button = push_button(
             "More settings", "train.advanced", "Show the settings that rarely need a change",
             look="quiet",
         )  # fmt: skip
-        self._advanced = QWidget()
-        self.init = QComboBox()
-        named(self.init, "train.init", "Start of the decoder", "How the decoder begins")
-        for shown, value in INITS:
-            self.init.addItem(shown, value)
-        self.batch_tokens = _spin(
-            "train.batch_tokens", "Tokens per step", 2048, 64, 65_536, 256, "Batch of one update"
-        )
-        self.seq_len = _spin(
-            "train.seq_len", "Tokens per sequence", 128, 8, 4096, 32, "Length of the text's pieces"
-        )
-        self.warmup = _spin(
-            "train.warmup", "Warm-up steps", 20, 0, 100_000, 10, "Steps of rising learning rate"
-        )
-        self.block_tokens = _spin(
-            "train.block_tokens", "Tokens per harvest", 16_384, 256, 4_194_304, 4096,
-            "Activations that are shuffled together; more needs more memory",
-        )  # fmt: skip
-        self.heldout_tokens = _spin(
-            "train.heldout_tokens", "Held-out tokens", 4096, 64, 1_000_000, 1024,
-            "Tokens that each evaluation measures on",
-        )  # fmt: skip
-        self.checkpoint_every = _spin(
-            "train.checkpoint_every", "Steps between checkpoints", 50, 1, 100_000, 10,
-            "A run can go on from its last checkpoint",
-        )  # fmt: skip
-        self.out_dir = QLineEdit()
-        named(
-            self.out_dir, "train.out_dir", "Folder of the result", "Where the transcoders are kept"
+        self.more = MoreTrainSettings()
+        self.out_dir = _edit(
+            "train.out_dir", "Folder of the result", "Where the dictionaries are kept"
         )
         browse_out = icon_button(
             theme, "folder", "train.out_dir.browse", "Choose the folder of the result"
         )
         self._build(browse_heldout, browse_out)
-        for edit in (self.heldout, self.layers, self.learning_rate):
+        for edit in (self.heldout, self.layers, self.attention_layers, self.learning_rate):
             edit.textChanged.connect(self._on_change)
         self.out_dir.textEdited.connect(self._on_out_edited)
-        for spin in self.findChildren(QSpinBox):
-            spin.valueChanged.connect(self._on_change)
-        for combo in (self.activation, self.init):
-            combo.currentIndexChanged.connect(self._on_change)
+        own = (
+            self.d_latent, self.k, self.attention_latents, self.attention_k, self.tokens,
+            self.seed, self.batch_tokens,
+        )  # fmt: skip
+        for field in own:
+            field.valueChanged.connect(self._on_change)
+        for choice in (self.mlp, self.activation):
+            choice.currentIndexChanged.connect(self._on_kind)
+        self.attention.toggled.connect(self._on_kind)
         self.skip.toggled.connect(self._on_change)
         self.texts.changed.connect(self._on_change)
-        self._advanced_button.clicked.connect(self._toggle_advanced)
+        self.more.changed.connect(self._on_change)
+        self.more.qk_heads.valueChanged.connect(self._fit_heads)
+        self._more_button.clicked.connect(self._toggle_more)
         browse_heldout.clicked.connect(self._browse_heldout)
         browse_out.clicked.connect(self._browse_out)
-        self.activation.currentIndexChanged.connect(self._on_activation)
+        self._sync()
 
     def set_model(self, info: Optional[ModelInfo]) -> None:
         """Fit the defaults to the model."""
         self._info = info
         if info is None:
             return
-        self.d_latent.setValue(max(16, DEFAULT_LATENTS_FACTOR * info.d_model))
-        self.seq_len.setMaximum(info.context_length)
+        latents = max(16, DEFAULT_LATENTS_FACTOR * info.d_model)
+        self.d_latent.setValue(latents)
+        self.attention_latents.setValue(latents)
+        self._fit_heads()
+        self.more.set_model(info)
         if self._out_is_ours:
             self.out_dir.setText(str(default_out_dir(info.name)))
+
+    def aim_at(self, sites: Sequence[Site], manifest: Optional[CRMManifest]) -> None:
+        """Ask for dictionaries of these modules, twice as wide as those that there are.
+
+        Args:
+            sites: the modules.
+            manifest: of the replacement model that has missed something there, or None.
+        """
+        mlps = tuple(site.layer for site in sites if site.kind == "mlp")
+        attention = tuple(site.layer for site in sites if site.kind == "attention")
+        self.mlp.setCurrentIndex(self.mlp.findData("transcoder" if mlps else ""))
+        self.attention.setChecked(bool(attention))
+        self.layers.setText(show_ranges(mlps) if mlps else "all")
+        self.attention_layers.setText(show_ranges(attention) if attention else "all")
+        there = [] if manifest is None else list(manifest.dictionaries.values())
+        for kind, field, k in (
+            ("mlp", self.d_latent, self.k),
+            ("attention", self.attention_latents, self.attention_k),
+        ):
+            configs = [entry.config for entry in there if entry.site.kind == kind]
+            if configs:
+                field.setValue(2 * max(config.d_latent for config in configs))
+                k.setValue(max((config.k for config in configs), default=k.value()))
 
     def settings(self) -> dict[str, Any]:
         """The fields of ``TrainConfig`` that the form sets.
@@ -172,23 +207,30 @@ class TrainSettings(QWidget):
             ValueError: the learning rate is no number.
         """
         n_layers = self._info.n_layers if self._info is not None else 1
-        return {
-            "layers": parse_ranges(self.layers.text(), n_layers),
-            "d_latent": self.d_latent.value(),
+        mlp = self.mlp.currentData()
+        found: dict[str, Any] = {
+            "layers": parse_ranges(self.layers.text(), n_layers) if mlp else (),
+            "attention_layers": (),
             "activation": self.activation.currentData(),
-            "k": self.k.value(),
-            "skip": self.skip.isChecked(),
-            "init": self.init.currentData(),
             "tokens": self.tokens.value(),
             "batch_tokens": self.batch_tokens.value(),
             "learning_rate": float(self.learning_rate.text() or "nan"),
-            "warmup_steps": self.warmup.value(),
             "seed": self.seed.value(),
-            "seq_len": self.seq_len.value(),
-            "block_tokens": self.block_tokens.value(),
-            "heldout_tokens": self.heldout_tokens.value(),
-            "checkpoint_every": self.checkpoint_every.value(),
+            **self.more.settings(),
         }
+        if self.attention.isChecked():
+            found["attention_layers"] = parse_ranges(self.attention_layers.text(), n_layers)
+            found["attention_latents"] = self.attention_latents.rounded()
+            found["attention_k"] = self.attention_k.value()
+        if mlp:
+            found["mlp"] = mlp
+            found["d_latent"] = self.d_latent.value()
+            found["k"] = self.k.value()
+            found["skip"] = self.skip.isChecked() and mlp == "transcoder"
+        elif self.attention.isChecked():
+            # A Lorsa's K is annealed in proportion to this one: so the start means what it says.
+            found["k"], found["d_latent"] = found["attention_k"], found["attention_latents"]
+        return found
 
     def request(self) -> TrainRequest:
         """Everything that a run needs.
@@ -198,6 +240,7 @@ class TrainSettings(QWidget):
         """
         heldout = self.heldout.text().strip()
         return TrainRequest(
+            model="" if self._info is None else self._info.name,
             sources=self.texts.sources(),
             heldout_sources=(heldout,) if heldout else (),
             settings=tuple(self.settings().items()),
@@ -212,11 +255,13 @@ class TrainSettings(QWidget):
     def set_locked(self, locked: bool) -> None:
         """While a run goes on its settings cannot change."""
         for child in self.findChildren(QWidget):
-            if child is not self._advanced_button and child.parent() is not None:
+            if child is not self._more_button and child.parent() is not None:
                 child.setEnabled(not locked)
-        self._advanced.setEnabled(True)
+        self.more.setEnabled(True)
+        self._mlp_fields.setEnabled(True)
+        self._attention_fields.setEnabled(True)
         if not locked:
-            self._on_activation()
+            self._sync()
 
     # -- building -----------------------------------------------------------------------------
 
@@ -229,37 +274,39 @@ class TrainSettings(QWidget):
         layout.addWidget(label("Held-out text", "caption"))
         layout.addLayout(row(self.heldout, browse_heldout, stretch=0, spacing=4))
         layout.addSpacing(8)
-        layout.addWidget(label("Dictionary", "section"))
-        layout.addLayout(_grid(("Layers", self.layers), ("Latents per layer", self.d_latent)))
-        layout.addWidget(label("Activation", "caption"))
-        layout.addWidget(self.activation)
-        layout.addLayout(_grid(("K", self.k), ("", self.skip)))
+        layout.addWidget(label("In place of the MLPs", "section"))
+        layout.addWidget(self.mlp)
+        self._mlp_fields = _group(
+            ("Layers", self.layers),
+            ("Latents per layer", self.d_latent),
+            ("K", self.k),
+            ("", self.skip),
+        )
+        layout.addWidget(self._mlp_fields)
+        layout.addSpacing(8)
+        layout.addWidget(label("In place of attention", "section"))
+        layout.addWidget(self.attention)
+        self._attention_fields = _group(
+            ("Layers", self.attention_layers),
+            ("Latents per Lorsa", self.attention_latents),
+            ("K", self.attention_k),
+        )
+        layout.addWidget(self._attention_fields)
         layout.addSpacing(8)
         layout.addWidget(label("Training", "section"))
+        layout.addWidget(label("Activation", "caption"))
+        layout.addWidget(self.activation)
         layout.addLayout(
-            _grid(
+            grid(
                 ("Tokens", self.tokens),
                 ("Learning rate", self.learning_rate),
                 ("Seed", self.seed),
                 ("Tokens per step", self.batch_tokens),
             )
         )
-        advanced = QVBoxLayout(self._advanced)
-        advanced.setContentsMargins(0, 0, 0, 0)
-        advanced.setSpacing(4)
-        advanced.addLayout(
-            _grid(
-                ("Tokens per sequence", self.seq_len),
-                ("Warm-up steps", self.warmup),
-                ("Tokens per harvest", self.block_tokens),
-                ("Held-out tokens", self.heldout_tokens),
-                ("Start of the decoder", self.init),
-                ("Steps to checkpoint", self.checkpoint_every),
-            )
-        )
-        self._advanced.hide()
-        layout.addWidget(self._advanced_button, 0, Qt.AlignmentFlag.AlignLeft)
-        layout.addWidget(self._advanced)
+        self.more.hide()
+        layout.addWidget(self._more_button, 0, Qt.AlignmentFlag.AlignLeft)
+        layout.addWidget(self.more)
         layout.addSpacing(4)
         layout.addWidget(label("Keep the result in", "caption"))
         layout.addLayout(row(self.out_dir, browse_out, stretch=0, spacing=4))
@@ -272,35 +319,43 @@ class TrainSettings(QWidget):
         self.changed.emit()
 
     @Slot()
-    def _on_activation(self) -> None:
-        self.k.setEnabled(self.activation.currentData() in ("topk", "batchtopk"))
+    def _on_kind(self) -> None:
+        self._sync()
+        self.changed.emit()
+
+    def _sync(self) -> None:
+        """Only what has an effect is shown and can be changed."""
+        mlp, attention = self.mlp.currentData(), self.attention.isChecked()
+        selects = self.activation.currentData() in ("topk", "batchtopk")
+        self._mlp_fields.setVisible(bool(mlp))
+        self._attention_fields.setVisible(attention)
+        self.k.setEnabled(selects)
+        self.attention_k.setEnabled(selects)
+        self.skip.setEnabled(mlp == "transcoder")
+        self.more.sync(mlp=mlp, attention=attention, selects=selects)
+
+    @Slot()
+    def _fit_heads(self) -> None:
+        heads = self._info.n_heads if self._info is not None else 1
+        self.attention_latents.set_multiple(self.more.qk_heads.value() or heads)
 
     @Slot(str)
     def _on_out_edited(self, _text: str) -> None:
         self._out_is_ours = False
 
     @Slot()
-    def _toggle_advanced(self) -> None:
-        show = self._advanced.isHidden()
-        self._advanced.setVisible(show)
-        self._advanced_button.setText("Fewer settings" if show else "More settings")
+    def _toggle_more(self) -> None:
+        show = self.more.isHidden()
+        self.more.setVisible(show)
+        self._more_button.setText("Fewer settings" if show else "More settings")
 
     @Slot()
     def _browse_heldout(self) -> None:
-        dialog = QFileDialog(self, "Choose the held-out text")
-        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.fileSelected.connect(self.heldout.setText)
-        dialog.finished.connect(dialog.deleteLater)
-        dialog.open()
+        ask_file(self, "Choose the held-out text", self.heldout.setText)
 
     @Slot()
     def _browse_out(self) -> None:
-        dialog = QFileDialog(self, "Choose the folder of the result")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        dialog.fileSelected.connect(self._on_out_chosen)
-        dialog.finished.connect(dialog.deleteLater)
-        dialog.open()
+        ask_folder(self, "Choose the folder of the result", self._on_out_chosen)
 
     @Slot(str)
     def _on_out_chosen(self, folder: str) -> None:
@@ -314,37 +369,17 @@ def default_out_dir(model_name: str) -> Path:
     base = Path(documents or str(Path.home())) / "AttentionStudio"
     stem = "".join(c if c.isalnum() or c in "-._" else "-" for c in model_name).strip(".-")
     for number in range(1, 10_000):
-        folder = base / f"{stem or 'model'}-transcoders-{number}"
+        folder = base / f"{stem or 'model'}-crm-{number}"
         if not folder.exists():
             return folder
     return base / stem
 
 
-def _spin(
-    name: str, accessible: str, value: int, low: int, high: int, step: int, tip: str
-) -> QSpinBox:
-    spin = QSpinBox()
-    spin.setRange(low, high)
-    spin.setSingleStep(step)
-    spin.setValue(value)
-    spin.setGroupSeparatorShown(True)
-    # The wheel scrolls the form; it must not change a setting that happens to lie in its way.
-    spin.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-    spin.setMinimumWidth(60)
-    # A style sheet's padding does not reach the text of a spin box whose buttons it draws.
-    spin.lineEdit().setTextMargins(6, 0, 0, 0)
-    return named(spin, name, accessible, tip)
+def _edit(name: str, accessible: str, tip: str, text: str = "") -> QLineEdit:
+    return named(QLineEdit(text), name, accessible, tip)
 
 
-def _grid(*pairs: tuple[str, QWidget]) -> QGridLayout:
-    grid = QGridLayout()
-    grid.setContentsMargins(0, 0, 0, 0)
-    grid.setHorizontalSpacing(8)
-    grid.setVerticalSpacing(3)
-    for number, (caption, widget) in enumerate(pairs):
-        line, column = 2 * (number // 2), number % 2
-        grid.addWidget(label(caption, "caption"), line, column)
-        grid.addWidget(widget, line + 1, column)
-    grid.setColumnStretch(0, 1)
-    grid.setColumnStretch(1, 1)
-    return grid
+def _group(*pairs: tuple[str, QWidget]) -> QWidget:
+    made = QWidget()
+    made.setLayout(grid(*pairs))
+    return made
