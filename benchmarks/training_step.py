@@ -23,9 +23,10 @@ from torch import Tensor
 
 from attention_studio.core.dictionaries.transcoder import Transcoder
 from attention_studio.core.training_config import TrainConfig
-from attention_studio.core.training_gradients import StepScratch
 from attention_studio.core.training_init import initial_transcoder, layer_statistics
-from attention_studio.core.training_step import LayerState, training_step
+from attention_studio.core.training_scratch import StepScratch
+from attention_studio.core.training_selection import choose_selection_dtype
+from attention_studio.core.training_step import TranscoderState, training_step
 
 D, LATENTS, K, BATCH = 576, 4608, 32, 2048
 
@@ -44,8 +45,10 @@ def sparse_step(x: Tensor, y: Tensor) -> Callable[[int], None]:
     config = TrainConfig(layers=(0,), d_latent=LATENTS, k=K, tokens=1_000_000)
     shape = config.transcoder(D)
     start = initial_transcoder(shape, layer_statistics(x, y), x, y, config.init, 0, 0)
-    state = LayerState.new(start)
-    scratch = StepScratch(shape, BATCH, config.chunk_tokens, torch.device("cpu"))
+    state = TranscoderState.new(start)
+    cpu = torch.device("cpu")
+    ranked_in = choose_selection_dtype(config.selection_dtype, cpu, config.activation)
+    scratch = StepScratch(shape, BATCH, config.chunk_tokens, cpu, selection_dtype=ranked_in)
 
     def step(i: int) -> None:
         for _ in training_step(state, scratch, x[:BATCH], y[:BATCH], config.step_settings(i, D)):
