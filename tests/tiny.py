@@ -16,8 +16,16 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence, Split
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from attention_studio.core.dictionaries.clt import (
+    CrossLayerTranscoder,
+    CrossLayerTranscoderConfig,
+)
+from attention_studio.core.dictionaries.dictionary_set import DictionarySet
+from attention_studio.core.dictionaries.lorsa import Lorsa
 from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
-from attention_studio.core.model_adapter import SUPPORTED_FAMILIES, ModelAdapter
+from attention_studio.core.lorsa_init import lorsa_config
+from attention_studio.core.model_adapter import ModelAdapter
+from attention_studio.core.model_families import SUPPORTED_FAMILIES
 
 if TYPE_CHECKING:
     from attention_studio.core.model_manager import LoadedModel
@@ -136,10 +144,66 @@ def random_transcoders(
     made = {}
     for layer in range(adapter.n_layers) if layers is None else layers:
         transcoder = Transcoder(TranscoderConfig(**shape))
-        for name, parameter in transcoder.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data.copy_(noise * (0.3 if parameter.dim() > 1 else 0.1))
-            if name == "threshold":
-                parameter.data.abs_()
+        _randomize(transcoder, generator)
         made[layer] = transcoder
     return made
+
+
+def random_lorsas(
+    adapter: ModelAdapter, seed: int = 1, layers: Optional[tuple[int, ...]] = None, **config: Any
+) -> dict[int, Lorsa]:
+    """Untrained Lorsas that attend by the model's rules, but not where the model does."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for layer in range(adapter.n_layers) if layers is None else layers:
+        rules = adapter.query_key(layer)
+        shape = lorsa_config(rules, **{"d_latent": 24, "activation": "topk", "k": 6, **config})
+        lorsa = Lorsa(shape)
+        _randomize(lorsa, generator)
+        if lorsa.inv_freq is not None and rules.inv_freq is not None:
+            lorsa.inv_freq.copy_(rules.inv_freq)
+        made[layer] = lorsa
+    return made
+
+
+def random_clt(
+    adapter: ModelAdapter, seed: int = 2, layers: Optional[tuple[int, ...]] = None, **config: Any
+) -> CrossLayerTranscoder:
+    """An untrained cross-layer transcoder of the right shape."""
+    shape: dict[str, Any] = {
+        "d_model": adapter.d_model,
+        "layers": tuple(range(adapter.n_layers)) if layers is None else layers,
+        "d_latent": 24,
+        "activation": "topk",
+        "k": 6,
+        **config,
+    }
+    clt = CrossLayerTranscoder(CrossLayerTranscoderConfig(**shape))
+    _randomize(clt, torch.Generator().manual_seed(seed))
+    if clt.selection_norm is not None:
+        for i, decoder in enumerate(clt.W_D):
+            decoder.mul_(torch.linspace(0.0, 2.0, decoder.shape[1]).unsqueeze(1))
+            clt.selection_norm[i] = clt.decoder_norms(i)
+    return clt
+
+
+def random_dictionaries(
+    adapter: ModelAdapter,
+    mlp: Optional[dict[str, Any]] = None,
+    attention: Optional[dict[str, Any]] = None,
+    clt: Optional[dict[str, Any]] = None,
+) -> DictionarySet:
+    """Any mix: what is None is not replaced, the others get these settings."""
+    return DictionarySet(
+        {} if mlp is None else random_transcoders(adapter, **mlp),
+        {} if attention is None else random_lorsas(adapter, **attention),
+        None if clt is None else random_clt(adapter, **clt),
+    )
+
+
+def _randomize(dictionary: torch.nn.Module, generator: torch.Generator) -> None:
+    for name, parameter in dictionary.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data.copy_(noise * (0.3 if parameter.dim() > 1 else 0.1))
+        if name.startswith("threshold"):
+            parameter.data.abs_()

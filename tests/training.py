@@ -13,15 +13,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import torch
 
 from attention_studio.core.corpus import TokenCorpus
 from attention_studio.core.crm_trainer import CRMTrainer, TrainConfig, run_to_end
+from attention_studio.core.training_checkpoint import CHECKPOINT_FOLDER
 
 if TYPE_CHECKING:
+    from attention_studio.core.distributed import Peers
     from attention_studio.core.loaded_model import LoadedModel
 
 SEQ_LEN = 16
@@ -62,11 +64,16 @@ def corpus(rows: int, seed: int, vocabulary: int = 100) -> TokenCorpus:
 
 
 def make_trainer(
-    loaded: LoadedModel, out_dir: Path, resume: bool = False, **changes: Any
+    loaded: LoadedModel,
+    out_dir: Path,
+    resume: bool = False,
+    peers: Optional[Peers] = None,
+    **changes: Any,
 ) -> CRMTrainer:
     """A run with ``CONFIG``."""
     config = TrainConfig(**{**CONFIG.model_dump(), **changes})
-    return CRMTrainer(loaded, corpus(40, 0), corpus(12, 1), config, out_dir, resume=resume)
+    texts = corpus(40, 0), corpus(12, 1)
+    return CRMTrainer(loaded, *texts, config, out_dir, resume=resume, peers=peers)
 
 
 def _say(*words: object) -> None:
@@ -107,6 +114,19 @@ def _stall_in(stage: str) -> None:
         safetensors.torch.save_file = then_wait(safetensors.torch.save_file, half=True)
     elif stage == "removal":
         shutil.rmtree = then_wait(shutil.rmtree, half=False)  # type: ignore[assignment]
+    elif stage == "cleanup":
+        remove = shutil.rmtree
+
+        def half_removed(path: Path, **kwargs: Any) -> None:
+            if path.name != CHECKPOINT_FOLDER:
+                remove(path, **kwargs)
+                return
+            for description in path.glob("step_*/state.json"):
+                description.unlink()
+            _say("stalled")
+            time.sleep(600)
+
+        shutil.rmtree = half_removed  # type: ignore[assignment]
 
 
 def _train(loaded: LoadedModel, order: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from attention_studio.core.crm_trainer import (
 from attention_studio.core.dictionaries.crm_folder import CRMMismatchError, load_crm
 from attention_studio.core.evaluation import DownstreamMeter
 from attention_studio.core.loaded_model import LoadedModel
+from attention_studio.core.sites import Site, mlp_sites
 from tests.tiny import FAMILIES, WORDS, tiny_loaded
 
 pytestmark = pytest.mark.integration
@@ -56,10 +57,10 @@ def test_every_family_trains_and_reloads(family: str, tmp_path: Path) -> None:
         assert row.fvu < row.affine_fvu, row
 
     crm = load_crm(tmp_path / "crm", loaded.info)
-    assert list(crm.transcoders) == list(config.layers)
+    assert list(crm.dictionaries.transcoders) == list(config.layers)
     # The folder's weights do what was measured when they were trained.
     _, overall = DownstreamMeter(loaded.adapter, heldout, config.downstream_tokens).measure(
-        crm.transcoders
+        crm.dictionaries
     )
     recorded = crm.manifest.training.metrics
     assert overall.ce_spliced == pytest.approx(recorded["ce_spliced"], rel=1e-5)
@@ -70,18 +71,19 @@ def test_every_family_trains_and_reloads(family: str, tmp_path: Path) -> None:
         load_crm(tmp_path / "crm", other.info)
 
 
+@pytest.mark.slow
 def test_two_layers_of_smollm2(smollm2: LoadedModel, tmp_path: Path) -> None:
     text = "\n\n".join(topics[name] for name in sorted(topics))
     corpus, heldout = texts(smollm2, tmp_path, text, seq_len=128)
     config = TrainConfig(
         layers=(1, 4),
         d_latent=1152,
-        tokens=40 * 1024,
+        tokens=16 * 1024,
         batch_tokens=1024,
         block_tokens=8192,
         heldout_tokens=2000,
         downstream_tokens=256,
-        eval_every=20,
+        eval_every=8,
     )
     seen: list[Evaluated] = []
 
@@ -92,7 +94,7 @@ def test_two_layers_of_smollm2(smollm2: LoadedModel, tmp_path: Path) -> None:
     trainer = CRMTrainer(smollm2, corpus, heldout, config, tmp_path / "crm")
     run_to_end(trainer, on_event=note)
     half, whole = seen
-    for early, late in zip(half.layers, whole.layers, strict=True):
+    for early, late in zip(half.metrics, whole.metrics, strict=True):
         assert late.fvu < early.fvu
         assert late.fvu < 0.85
         assert late.dead_fraction < 0.5
@@ -102,13 +104,14 @@ def test_two_layers_of_smollm2(smollm2: LoadedModel, tmp_path: Path) -> None:
     assert half.kl is not None
     assert whole.kl < half.kl
 
-    assert not trainer.transcoders  # a finished run has given its memory back
+    assert not trainer.dictionaries.sites  # a finished run has given its memory back
     crm = load_crm(tmp_path / "crm", smollm2.info)
     ids = torch.from_numpy(heldout.tokens[:4].astype(np.int64))
-    found = smollm2.adapter.harvest(ids, (1, 4))
+    found = smollm2.adapter.harvest(ids, mlp_sites((1, 4)))
     keep = torch.from_numpy(heldout.kept()[:4])
-    for layer, t in crm.transcoders.items():
-        x, y = found[layer].inputs[keep], found[layer].outputs[keep]
+    for layer, t in crm.dictionaries.transcoders.items():
+        site = Site(layer, "mlp")
+        x, y = found[site].inputs[keep], found[site].outputs[keep]
         assert (t.encode(x) > 0).sum(1).max() <= config.k
         fvu = (t(x) - y).square().sum() / (y - y.mean(0)).square().sum()
         assert fvu < 1.0

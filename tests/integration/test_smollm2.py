@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from attention_studio.core.dictionaries.dictionary_set import DictionarySet
 from attention_studio.core.graph_builder import GraphBuilder, GraphSettings
 from attention_studio.core.replacement_model import CompleteReplacementModel
 from tests.tiny import random_transcoders
@@ -55,7 +56,7 @@ def test_copy_for_harvesting_agrees(smollm2: LoadedModel) -> None:
 def test_the_identity_holds_at_a_real_models_magnitudes(smollm2: LoadedModel) -> None:
     """Whatever the dictionaries: activations of thousands, as a start token has them, included."""
     transcoders = random_transcoders(smollm2.adapter, d_latent=64, k=8, skip=False)
-    replacement = CompleteReplacementModel(smollm2, transcoders)
+    replacement = CompleteReplacementModel(smollm2, DictionarySet(transcoders))
     settings = GraphSettings(max_features=48)
     graph = GraphBuilder(replacement).build("The capital of France is", settings)
     assert graph.summary()["output"][0]["token"] == " Paris"

@@ -4,16 +4,16 @@ This is the promise that the window makes: the longest stall below 100 ms, and b
 99th percentile, measured by the watchdog while everything that is heavy goes on. The longest of
 thousands of beats tells as much about the machine as about the window, so the everyday run holds
 it to a second, which only real work on the main thread exceeds; the slow run, meant for a quiet
-machine, holds it to 100 ms. The percentile is the same in both.
+machine, holds it to 100 ms. Likewise the percentile: some jobs are over in a second, where it is
+but the longest beat, so the everyday run takes it over all jobs together and the slow one by job.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -30,6 +30,8 @@ from attention_studio.utils.config import Settings
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 LONGEST_MS, EVERYDAY_LONGEST_MS, P99_MS = 100.0, 1_000.0, 50.0
+# Idle time after each job, so that a percentile of its beats is not just their longest.
+AFTER_MS = 1_500
 PROMPT = "The Eiffel Tower is in the city of"
 LONG = 600_000
 
@@ -55,47 +57,35 @@ def studio(qtbot: QtBot, tmp_path: Path) -> Iterator[Studio]:
     sys.setswitchinterval(before)
 
 
-def indivisible_ms(studio: Studio) -> float:
-    """How long two libraries keep the interpreter's lock to read this vocabulary.
+@dataclass(frozen=True)
+class Promise:
+    """What each job of a run is held to."""
 
-    The tokenizers library reads the file in one call, and transformers has the JSON decoder read it
-    as well; each is a call that nobody can divide, and one may follow the other at once. For
-    SmolLM2 they take 80 and 40 ms on an idle machine, more on a busy one, so they are measured
-    here, three times, and the slowest counts.
-    """
-    from tokenizers import Tokenizer
+    longest_ms: float
+    p99_ms: float
 
-    file = studio.settings.cache_dir / "models" / "smollm2-135m" / "tokenizer.json"
-    text = file.read_text(encoding="utf-8")
-    slowest = 0.0
-    for _ in range(3):
-        begun = time.perf_counter()
-        Tokenizer.from_file(str(file))
-        json.loads(text)
-        slowest = max(slowest, time.perf_counter() - begun)
-    return 1000 * slowest
-
-
-def assert_free(report: StallReport, what: str, longest_ms: float) -> None:
-    """Hold the window to its promise, not counting what else the machine was busy with."""
-    told = f"{what}: {report}"
-    logger.info(told)
-    assert report.longest_own_ms < longest_ms, f"{told}\n{report.worst()}"
-    assert report.p99_own_ms < P99_MS, f"{told}\n{report.worst()}"
+    def check(self, report: StallReport, what: str) -> None:
+        """Not counting what else the machine was busy with."""
+        told = f"{what}: {report}"
+        logger.info(told)
+        assert report.longest_own_ms < self.longest_ms, f"{told}\n{report.worst()}"
+        assert report.p99_own_ms < self.p99_ms, f"{told}\n{report.worst()}"
 
 
 @pytest.mark.parametrize(
-    "longest_ms",
+    "promise",
     [
-        pytest.param(EVERYDAY_LONGEST_MS, id="everyday"),
-        pytest.param(LONGEST_MS, id="quiet machine", marks=pytest.mark.slow),
+        pytest.param(Promise(EVERYDAY_LONGEST_MS, EVERYDAY_LONGEST_MS), id="everyday"),
+        pytest.param(Promise(LONGEST_MS, P99_MS), id="quiet machine", marks=pytest.mark.slow),
     ],
 )
 def test_the_event_loop_stays_free(
-    studio: Studio, smollm2: object, qtbot: QtBot, tmp_path: Path, longest_ms: float
+    studio: Studio, smollm2: object, qtbot: QtBot, tmp_path: Path, promise: Promise
 ) -> None:
     del smollm2  # only makes sure that the model is on this machine
     watchdog = StallWatchdog(threshold_ms=40)
+    whole = StallWatchdog(threshold_ms=40)
+    whole.start()
 
     watchdog.start()
     studio.window.model_dock.choice.setEditText("smollm2-135m")
@@ -103,9 +93,8 @@ def test_the_event_loop_stays_free(
     qtbot.waitUntil(lambda: studio.session.model is not None, timeout=LONG)
     studio.window.prompt_dock.set_text(PROMPT)
     qtbot.waitUntil(lambda: studio.session.prompt_view is not None, timeout=LONG)
-    qtbot.wait(1_500)  # enough beats for a percentile to mean something
-    report = watchdog.stop()
-    assert_free(report, "loading", max(longest_ms, 1.6 * indivisible_ms(studio)))
+    qtbot.wait(AFTER_MS)
+    promise.check(watchdog.stop(), "loading")
 
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"{PROMPT} Paris. Line {n} of the text." for n in range(3_000)))
@@ -114,20 +103,21 @@ def test_the_event_loop_stays_free(
     form.layers.setText("0")
     form.d_latent.setValue(1_152)
     form.tokens.setValue(8_192)
-    form.block_tokens.setValue(4_096)
-    form.heldout_tokens.setValue(1_024)
+    form.more.block_tokens.setValue(4_096)
+    form.more.heldout_tokens.setValue(1_024)
     form.out_dir.setText(str(tmp_path / "run"))
     studio.commands.run("layout.train")
     qtbot.wait(300)
     watchdog.start()
     assert studio.commands.run("train.start")
     qtbot.waitUntil(lambda: studio.session.crm is not None, timeout=LONG)
-    assert_free(watchdog.stop(), "harvesting and training", longest_ms)
+    promise.check(watchdog.stop(), "harvesting and training")
 
     watchdog.start()
     assert studio.commands.run("features.extract")
     qtbot.waitUntil(lambda: studio.session.features is not None, timeout=LONG)
-    assert_free(watchdog.stop(), "extracting", longest_ms)
+    qtbot.wait(AFTER_MS)
+    promise.check(watchdog.stop(), "extracting")
 
     studio.commands.run("layout.circuits")
     qtbot.wait(300)
@@ -135,4 +125,6 @@ def test_the_event_loop_stays_free(
     assert studio.commands.run("graph.build")
     qtbot.waitUntil(lambda: studio.session.graph is not None, timeout=LONG)
     qtbot.waitUntil(lambda: not studio.runner.busy, timeout=LONG)
-    assert_free(watchdog.stop(), "tracing", longest_ms)
+    qtbot.wait(AFTER_MS)
+    promise.check(watchdog.stop(), "tracing")
+    Promise(promise.longest_ms, P99_MS).check(whole.stop(), "all of it")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
-import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,46 @@ from pytestqt.qtbot import QtBot
 
 from attention_studio.ui.app import Studio, build_studio
 from attention_studio.utils.config import Settings
+from tests.ui.flow import folder, loaded, text
 from tests.ui.stage import stage
 
-__all__ = ["stage"]
+__all__ = ["folder", "loaded", "stage", "text"]
 
-# The offscreen platform says this whenever a window with a least size is shown.
-_HARMLESS = ("This plugin does not support propagateSizeHints()",)
+# The offscreen platform says this whenever a window with a least size is shown, and when a list
+# drops down below a text that is being typed.
+_HARMLESS = (
+    "This plugin does not support propagateSizeHints()",
+    "This plugin does not support raise()",
+    "This plugin does not support grabbing the keyboard",
+)
 
 
 class _Births:
-    """Remembers where QThreads, QTimers and Python threads were started."""
+    """Remembers QThreads, QTimers and Python threads, and where they were started."""
 
     def __init__(self) -> None:
-        self.where: dict[int, str] = {}
+        self._where: dict[int, str] = {}
+        self._started: list[weakref.ref[Any]] = []
 
     def note(self, thing: object) -> None:
-        frames = [f for f in traceback.extract_stack()[:-2] if "attention_studio" in f.filename]
-        last = frames[-1] if frames else traceback.extract_stack()[-3]
-        self.where[id(thing)] = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
+        # By hand: a traceback reads the lines of all files on the way, and timers start often.
+        frame = first = sys._getframe(2)
+        while frame.f_back is not None and "attention_studio" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        if "attention_studio" not in frame.f_code.co_filename:
+            frame = first
+        code = frame.f_code
+        where = f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
+        self._where[id(thing)] = where
+        self._started.append(weakref.ref(thing))
 
     def of(self, thing: object) -> str:
-        return self.where.get(id(thing), "unknown place")
+        return self._where.get(id(thing), "unknown place")
+
+    def left(self) -> list[Any]:
+        """What was started and is still there."""
+        found = {id(thing): thing for one in self._started if (thing := one()) is not None}
+        return [thing for thing in found.values() if isinstance(thing, (QThread, QTimer))]
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +72,8 @@ def no_leaks(qapp: QApplication, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     _patch_start(monkeypatch, threading.Thread, births)
     threads_before = set(threading.enumerate())
     widgets_before = {id(widget) for widget in _our_widgets()}
+    # What is there already stays: the collector need not look through torch after each test.
+    gc.freeze()
     yield
     left = _leftovers(births, threads_before, widgets_before)
     if left:
@@ -150,12 +172,11 @@ def _leftovers(
     gc.collect()
     delete_now()
     left = []
-    for thing in gc.get_objects():
-        # By type: isinstance asks objects for attributes, which wakes lazy modules.
-        if issubclass(type(thing), (QThread, QTimer)) and shiboken6.isValid(thing):
+    for thing in births.left():
+        if shiboken6.isValid(thing):
             alive = thing.isRunning() if isinstance(thing, QThread) else thing.isActive()
             main = isinstance(thing, QThread) and thing is QThread.currentThread()
-            if alive and not main and id(thing) in births.where:
+            if alive and not main:
                 left.append(f"{type(thing).__name__} started at {births.of(thing)}")
     for thread in threading.enumerate():
         # Qt's own threads show up as dummies once Python code has run on them.

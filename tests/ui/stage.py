@@ -17,6 +17,7 @@ from PySide6.QtWidgets import (
     QComboBox,
     QLineEdit,
     QMainWindow,
+    QTabBar,
     QWidget,
 )
 from pytestqt.qtbot import QtBot
@@ -46,6 +47,7 @@ class Stage:
     def put(self, kind: type[Dock], width: int = 1300, height: int = 850) -> Dock:
         """Show a dock of that kind alone in the window."""
         dock = kind(self.session, self.runner, self.commands, self.theme)
+        self.commands.bind(kind.TITLE.lower(), dock)
         self.window.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, dock)
         self.window.resize(width, height)
         self.window.show()
@@ -85,7 +87,7 @@ def unnamed_controls(root: QWidget) -> list[str]:
     for child in root.findChildren(QWidget):
         own = child.objectName().startswith("qt_") or not isinstance(child, kinds)
         inside = child.parentWidget() is not None and isinstance(
-            child.parentWidget(), (QAbstractItemView, QComboBox, QLineEdit)
+            child.parentWidget(), (QAbstractItemView, QComboBox, QLineEdit, QTabBar)
         )
         # Scroll bars, clear buttons and pop-up lists belong to the control that they are part of.
         part = child.metaObject().className() in ("QScrollBar", "QTableCornerButton")

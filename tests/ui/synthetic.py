@@ -16,6 +16,7 @@ from attention_studio.core.attribution_graph import (
     GraphSettings,
     NodeKind,
 )
+from attention_studio.core.graph_edges import GraphEdges
 
 if TYPE_CHECKING:
     from attention_studio.core.feature_extractor import FeatureReport
@@ -44,8 +45,12 @@ def synthetic_graph(
     n_features: int = 900,
     seed: int = 0,
     density: float = 0.3,
+    attention: bool = False,
 ) -> AttributionGraph:
-    """An attribution graph of random weights that satisfies the identity of a real one."""
+    """An attribution graph of random weights that satisfies the identity of a real one.
+
+    ``attention``: half of the features and errors are those of attentions.
+    """
     rng = np.random.default_rng(seed)
     n_tokens = len(tokens)
     where = np.r_[0.0, rng.uniform(0.4, 1.6, n_tokens - 2), 3.0]
@@ -54,22 +59,30 @@ def synthetic_graph(
     depth[: max(1, n_layers // 8)] = 2.0
     depth[-max(1, n_layers // 5) :] = 2.0
     layer = np.sort(rng.choice(n_layers, n_features, p=depth / depth.sum()))
+    site = 2 * layer + 1
+    error_sites = 2 * np.arange(n_layers) + 1
+    if attention:
+        site = np.sort(site - rng.integers(0, 2, n_features))
+        error_sites = np.arange(2 * n_layers)
     position = rng.choice(n_tokens, n_features, p=where)
-    n_errors, n_logits = n_layers * n_tokens, len(LOGITS)
+    n_errors, n_logits = len(error_sites) * n_tokens, len(LOGITS)
     kinds = (NodeKind.FEATURE, NodeKind.ERROR, NodeKind.EMBEDDING, NodeKind.LOGIT)
     counts = (n_features, n_errors, n_tokens, n_logits)
     chance = np.array([probability for _, probability in LOGITS], dtype=np.float32)
     every = np.arange(n_tokens)
     nodes = GraphNodes(
         kind=np.repeat(np.array(kinds, dtype=np.int8), counts),
+        site_kind=np.r_[
+            site % 2, np.repeat(error_sites % 2, n_tokens), np.full(n_tokens + n_logits, -1)
+        ].astype(np.int8),
         layer=np.r_[
-            layer,
-            np.repeat(np.arange(n_layers), n_tokens),
+            site // 2,
+            np.repeat(error_sites // 2, n_tokens),
             np.full(n_tokens, -1),
             np.full(n_logits, n_layers),
         ].astype(np.int16),
         position=np.r_[
-            position, np.tile(every, n_layers), every, np.full(n_logits, n_tokens - 1)
+            position, np.tile(every, len(error_sites)), every, np.full(n_logits, n_tokens - 1)
         ].astype(np.int32),
         index=np.r_[
             rng.permutation(max(4096, n_features))[:n_features],
@@ -88,6 +101,7 @@ def synthetic_graph(
     n_sources = n_features + n_errors + n_tokens
     targets = np.r_[n_sources + np.arange(n_logits), np.arange(n_features)].astype(np.int64)
     weights = _weights(rng, nodes, targets, n_sources, density)
+    edges, _ = GraphEdges.from_matrix(weights, targets, nodes.depth)
     biases = rng.normal(0.0, 0.1, len(targets)).astype(np.float32)
     first = n_features + n_errors
     texts = [*tokens, *(text for text, _ in LOGITS)]
@@ -101,10 +115,9 @@ def synthetic_graph(
         n_layers=n_layers,
         nodes=nodes,
         node_tokens={first + number: text for number, text in enumerate(texts)},
-        weights=weights,
-        targets=targets,
+        edges=edges,
         biases=biases,
-        values=(weights.sum(1, dtype=np.float64) + biases).astype(np.float32),
+        values=(edges.dense().sum(1, dtype=np.float64) + biases).astype(np.float32),
         settings=GraphSettings(),
         seconds=2.31,
         captions={int(node): WORDS[node % len(WORDS)] for node in range(n_features)},
@@ -125,7 +138,7 @@ def _weights(
     weights = np.zeros((len(targets), n_sources), dtype=np.float32)
     for row, target in enumerate(targets):
         below = np.flatnonzero(
-            (nodes.layer[:n_sources] < nodes.layer[target])
+            (nodes.depth[:n_sources] < nodes.depth[target])
             & (nodes.position[:n_sources] <= nodes.position[target])
         )
         below = below[(rng.random(len(below)) < density) | (kind[below] == NodeKind.EMBEDDING)]
@@ -138,10 +151,18 @@ def _weights(
 
 
 def synthetic_report(
-    tokens: tuple[str, ...] = TOKENS, n_layers: int = 30, top_k: int = 20, seed: int = 0
+    tokens: tuple[str, ...] = TOKENS,
+    n_layers: int = 30,
+    top_k: int = 20,
+    seed: int = 0,
+    attention: bool = False,
 ) -> FeatureReport:
-    """A report of random features, each active at one to four positions."""
+    """A report of random features, each active at one to four positions.
+
+    ``attention``: those of even numbers are features of attentions.
+    """
     from attention_studio.core.feature_extractor import FeatureRecord, FeatureReport
+    from attention_studio.core.sites import Site
 
     rng = np.random.default_rng(seed)
     n_tokens = len(tokens)
@@ -153,8 +174,12 @@ def synthetic_report(
         ]:
             active[layer, int(position), index] = float(rng.gamma(2.0, 2.0))
 
+    def site_of(key: tuple[int, int, int]) -> Site:
+        return Site(key[0], "attention" if attention and key[2] % 2 == 0 else "mlp")
+
     def record(key: tuple[int, int, int]) -> FeatureRecord:
         layer, position, index = key
+        site = site_of(key)
         words = WORDS[index % len(WORDS)].split(", ") + WORDS[layer % len(WORDS)].split(", ")
         against = [*WORDS[(index + 7) % len(WORDS)].split(", "), "never", "not"]
         return FeatureRecord(
@@ -164,6 +189,7 @@ def synthetic_report(
             active[key],
             tuple((" " + word, 2.2 - 0.35 * rank) for rank, word in enumerate(words)),
             tuple((" " + word, -1.9 + 0.3 * rank) for rank, word in enumerate(against)),
+            site.kind,
         )
 
     order = sorted(active, key=lambda key: -active[key])
@@ -171,7 +197,7 @@ def synthetic_report(
         tuple(record(key) for key in [k for k in order if k[1] == position][:top_k])
         for position in range(n_tokens)
     )
-    keys = np.array(order, dtype=np.int64)
+    keys = np.array([(site_of(key).number, *key[1:]) for key in order], dtype=np.int64)
     return FeatureReport(
         prompt="".join(tokens[1:]),
         tokens=tokens,

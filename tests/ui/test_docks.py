@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from loguru import logger
@@ -14,21 +15,27 @@ from PySide6.QtWidgets import (
     QAbstractItemView,
     QAbstractSlider,
     QAbstractSpinBox,
+    QApplication,
     QComboBox,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
     QScrollBar,
+    QTabBar,
     QWidget,
 )
 from pytestqt.qtbot import QtBot
 
 from attention_studio.ui import work
 from attention_studio.ui.app import Studio
-from attention_studio.ui.jobs import LaneContext
+from attention_studio.ui.jobs import Job, LaneContext
+from attention_studio.ui.text import visible_token
 from attention_studio.ui.widgets.controls import ElidedLabel, EmptyState
+from attention_studio.ui.widgets.log_dock import KEPT_LINES, SLICE_LINES
+from attention_studio.ui.widgets.studio_dock import StudioDock
 
-DOCKS = ("model", "prompt", "train", "features", "graph", "tasks", "log")
+# Those that have something to show from the start.
+NEVER_EMPTY = ("model", "prompt", "log", "workspace", "figures", "console", "history")
 CONTROLS = (
     QAbstractButton,
     QAbstractItemView,
@@ -45,7 +52,9 @@ def own_controls(root: QWidget) -> list[QWidget]:
     found = []
     for child in root.findChildren(QWidget):
         parent = child.parentWidget()
-        inner = isinstance(parent, (QAbstractItemView, QComboBox, QAbstractSpinBox, QLineEdit))
+        inner = isinstance(
+            parent, (QAbstractItemView, QComboBox, QAbstractSpinBox, QLineEdit, QTabBar)
+        )
         popup = child.objectName().startswith("qt_") or child.window() is not root.window()
         control = isinstance(child, CONTROLS) and not isinstance(child, QScrollBar)
         if control and not inner and not popup:
@@ -53,77 +62,105 @@ def own_controls(root: QWidget) -> list[QWidget]:
     return found
 
 
-@pytest.mark.parametrize("name", DOCKS)
-def test_every_control_has_a_name_and_a_tooltip(studio: Studio, name: str) -> None:
-    dock = studio.window.docks[name]
-    controls = own_controls(dock)
-    assert controls
-    for control in controls:
-        assert control.objectName(), f"{name}: {type(control).__name__} {control.accessibleName()}"
-        assert control.accessibleName(), f"{name}: {control.objectName()} has no accessible name"
-        told = control.toolTip() or control.accessibleDescription()
-        assert told, f"{name}: {control.objectName()} has no tooltip"
+def faults(studio: Studio, look: Callable[[str, StudioDock], Iterator[str]]) -> list[str]:
+    """What is wrong with any dock; one window is enough to look at them all."""
+    found = []
+    for name, dock in studio.window.docks.items():
+        dock.ensure_body()
+        found += [f"{name}: {fault}" for fault in look(name, dock)]
+    return found
 
 
-@pytest.mark.parametrize("name", DOCKS)
-def test_object_names_are_unique(studio: Studio, name: str) -> None:
-    seen: set[str] = set()
-    for control in own_controls(studio.window.docks[name]):
-        # A command may have a button in two places.
-        if not control.objectName().startswith("button."):
-            assert control.objectName() not in seen, control.objectName()
-        seen.add(control.objectName())
+def test_every_control_has_a_name_and_a_tooltip(studio: Studio) -> None:
+    def look(_name: str, dock: StudioDock) -> Iterator[str]:
+        controls = own_controls(dock)
+        if not controls:
+            yield "no controls"
+        for control in controls:
+            what = f"{type(control).__name__} {control.objectName()!r}"
+            if not control.objectName():
+                yield f"{what} {control.accessibleName()} has no object name"
+            if not control.accessibleName():
+                yield f"{what} has no accessible name"
+            if not (control.toolTip() or control.accessibleDescription()):
+                yield f"{what} has no tooltip"
+
+    assert not faults(studio, look)
 
 
-@pytest.mark.parametrize("name", DOCKS)
-def test_labels_show_plain_text(studio: Studio, name: str) -> None:
-    for label in studio.window.docks[name].findChildren(QLabel):
-        if label.text():
-            assert label.textFormat() == Qt.TextFormat.PlainText, label.text()
+def test_object_names_are_unique(studio: Studio) -> None:
+    def look(_name: str, dock: StudioDock) -> Iterator[str]:
+        seen: set[str] = set()
+        for control in own_controls(dock):
+            # A command may have a button in two places.
+            if not control.objectName().startswith("button.") and control.objectName() in seen:
+                yield control.objectName()
+            seen.add(control.objectName())
+
+    assert not faults(studio, look)
 
 
-@pytest.mark.parametrize("name", DOCKS)
-def test_docks_survive_a_theme_switch_and_larger_text(
-    studio: Studio, name: str, qtbot: QtBot
-) -> None:
-    dock = studio.window.docks[name]
-    dock.go_there()
+def test_labels_show_plain_text(studio: Studio) -> None:
+    def look(_name: str, dock: StudioDock) -> Iterator[str]:
+        for label in dock.findChildren(QLabel):
+            if label.text() and label.textFormat() != Qt.TextFormat.PlainText:
+                yield label.text()
+
+    assert not faults(studio, look)
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.6, 2.0])
+def test_docks_survive_a_theme_switch_and_other_text_sizes(studio: Studio, scale: float) -> None:
     studio.theme.set_choice("dark")
-    dark = dock.grab().toImage()
-    studio.theme.set_scale(1.6)
-    dock.grab()
-    studio.theme.set_scale(1.0)
+    studio.theme.set_scale(scale)
+    dark = {}
+    for name, dock in studio.window.docks.items():
+        dock.go_there()
+        QApplication.processEvents()
+        dark[name] = dock.grab().toImage()
     studio.theme.set_choice("light")
-    light = dock.grab().toImage()
-    assert dark != light
-    # The dock's own ground has the theme's colour.
-    corner = light.pixelColor(light.width() // 2, light.height() - 8)
-    assert corner.lightness() > 200
+
+    def look(name: str, dock: StudioDock) -> Iterator[str]:
+        dock.go_there()
+        QApplication.processEvents()
+        light = dock.grab().toImage()
+        if light == dark[name]:
+            yield "looks the same in light and dark"
+        # The dock's own ground has the theme's colour, wherever no text or line lies.
+        foot = [light.pixelColor(x, light.height() - 8).lightness() for x in range(light.width())]
+        if sorted(foot)[len(foot) // 2] < 200:
+            yield "is dark at its foot in the light scheme"
+
+    assert not faults(studio, look)
 
 
-@pytest.mark.parametrize("name", ["train", "features", "graph", "tasks"])
-def test_an_empty_dock_says_what_it_is_for(studio: Studio, name: str) -> None:
-    dock = studio.window.docks[name]
-    dock.go_there()
-    assert dock.empty
-    state = dock.findChild(EmptyState)
-    assert isinstance(state, EmptyState)
-    assert state.title.text() and len(state.text.text()) > 30
-    if name != "tasks":
-        assert state.findChildren(QAbstractButton)
+def test_an_empty_dock_says_what_it_is_for(studio: Studio) -> None:
+    def look(name: str, dock: StudioDock) -> Iterator[str]:
+        if name in NEVER_EMPTY:
+            return
+        dock.go_there()
+        if not dock.empty:
+            yield "is not empty in a new window"
+        state = dock.findChild(EmptyState)
+        if not isinstance(state, EmptyState):
+            yield "has no empty state"
+            return
+        if not state.title.text() or len(state.text.text()) <= 30:
+            yield "does not say what it is for"
+        if name != "tasks" and not state.findChildren(QAbstractButton):
+            yield "does not offer the button that fills it"
+
+    assert not faults(studio, look)
 
 
 @pytest.mark.parametrize("layout", ["circuits", "train"])
-@pytest.mark.parametrize("name", DOCKS)
-def test_go_there_brings_the_dock_to_the_front(
-    studio: Studio, name: str, layout: str, qtbot: QtBot
-) -> None:
-    studio.commands.run(f"layout.{layout}")
-    dock = studio.window.docks[name]
-    dock.close()
-    studio.commands.run(f"view.{name}")
-    qtbot.waitUntil(lambda: not dock.visibleRegion().isEmpty(), timeout=2_000)
-    assert not dock.isFloating() and dock.width() > 200
+def test_go_there_brings_the_dock_to_the_front(studio: Studio, layout: str, qtbot: QtBot) -> None:
+    for name, dock in studio.window.docks.items():
+        studio.commands.run(f"layout.{layout}")
+        dock.close()
+        studio.commands.run(f"view.{name}")
+        qtbot.waitUntil(lambda dock=dock: not dock.visibleRegion().isEmpty(), timeout=2_000)
+        assert not dock.isFloating() and dock.width() > 200, name
 
 
 def test_a_hidden_dock_catches_up_when_it_is_shown(studio: Studio) -> None:
@@ -178,11 +215,23 @@ def test_quiet_work_is_listed_only_if_it_takes_long(studio: Studio, qtbot: QtBot
     def work(_ctx: LaneContext) -> None:
         gate.wait(5)
 
+    status = studio.window.findChild(QLabel, "status.work")
+    assert isinstance(status, QLabel)
+    begun: list[str] = []
+
+    def heard(_job: Job) -> None:
+        begun.append(status.text())
+
+    studio.runner.job_changed.connect(heard)
     studio.runner.submit(work, title="Quiet", quiet=True)
     assert dock.n_rows == 0
     qtbot.waitUntil(lambda: dock.n_rows == 1, timeout=3_000)
+    assert begun == [""], "it is not spoken of when it begins"
+    qtbot.waitUntil(lambda: status.text() == "Quiet", timeout=3_000)
     gate.set()
     qtbot.waitUntil(lambda: dock.n_rows == 0, timeout=3_000)
+    assert status.text() == ""
+    studio.runner.job_changed.disconnect(heard)
 
 
 def test_the_log_dock_filters_and_searches(studio: Studio, qtbot: QtBot) -> None:
@@ -203,7 +252,28 @@ def test_the_log_dock_filters_and_searches(studio: Studio, qtbot: QtBot) -> None
     assert "apple" not in dock.shown_text() and "pear" in dock.shown_text()
     level.setCurrentIndex(level.findData("DEBUG"))
     qtbot.keyClicks(search, "APPLE")
-    assert "apple" in dock.shown_text() and "pear" not in dock.shown_text()
+    qtbot.waitUntil(lambda: "pear" not in dock.shown_text(), timeout=5_000)
+    assert "apple" in dock.shown_text()
+
+
+def test_a_full_log_is_filtered_once_and_in_slices(studio: Studio, qtbot: QtBot) -> None:
+    dock = studio.window.log_dock
+    dock.go_there()
+    for number in range(KEPT_LINES):
+        logger.info(f"entry {number} {'even' if number % 2 == 0 else 'odd'}")
+    qtbot.waitUntil(lambda: f"entry {KEPT_LINES - 1} " in dock.shown_text(), timeout=20_000)
+    written: list[int] = []
+    append = dock._append
+    dock._append = lambda lines: (written.append(len(lines)), append(lines))[1]  # type: ignore[method-assign]
+    search = dock.findChild(QLineEdit, "log.search")
+    assert isinstance(search, QLineEdit)
+    qtbot.keyClicks(search, "even")
+    assert written == [], "typing waits for nothing"
+    qtbot.waitUntil(lambda: sum(written) >= KEPT_LINES // 2, timeout=20_000)
+    assert max(written) <= SLICE_LINES
+    shown = [int(line.split("entry ")[1].split()[0]) for line in dock.shown_text().splitlines()]
+    assert shown == sorted(shown) and all(number % 2 == 0 for number in shown)
+    assert len(shown) >= KEPT_LINES // 2 - 1
 
 
 def test_the_log_takes_lines_from_any_thread(studio: Studio, qtbot: QtBot) -> None:
@@ -218,6 +288,22 @@ def test_the_log_takes_lines_from_any_thread(studio: Studio, qtbot: QtBot) -> No
     thread.start()
     thread.join()
     qtbot.waitUntil(lambda: "line 199 of a lane" in dock.shown_text())
+
+
+@pytest.mark.parametrize(
+    ("token", "marked", "plain"),
+    [
+        (" the", "␣the", "the"),
+        ("a b  ", "a b␣␣", "a b"),
+        ("  ", "␣␣", "␣"),
+        ("", "␣", "␣"),
+        ("\n\t\r", "⏎⇥␍", "⏎⇥␍"),
+        ("␣", "␣", "␣"),
+    ],
+)
+def test_a_token_is_made_visible(token: str, marked: str, plain: str) -> None:
+    assert visible_token(token) == marked
+    assert visible_token(token, spaces=False) == plain
 
 
 def test_tooltips_show_plain_text(qtbot: QtBot) -> None:

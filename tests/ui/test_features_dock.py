@@ -75,11 +75,15 @@ def test_a_filter_is_read_as_typed(typed: str, expected: FeatureFilter) -> None:
     assert FeatureFilter.parse(typed) == expected
 
 
-def test_a_feature_has_the_name_that_the_graph_gives_it() -> None:
-    graph = synthetic_graph(n_layers=4, n_features=20)
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_feature_has_the_name_that_the_graph_gives_it(attention: bool) -> None:
+    graph = synthetic_graph(n_layers=4, n_features=20, attention=attention)
     nodes = graph.nodes
+    assert nodes.has_attention == attention
     for node in range(20):
-        parts = int(nodes.layer[node]), int(nodes.position[node]), int(nodes.index[node])
+        site = nodes.site(node)
+        assert site is not None
+        parts = site, int(nodes.position[node]), int(nodes.index[node])
         assert feature_id(*parts) == graph.node_name(node)
         assert feature_parts(graph.node_name(node)) == parts
     assert feature_parts(graph.node_name(25)) is None
@@ -160,16 +164,16 @@ def test_choosing_a_row_shades_the_tokens_where_it_fires(
     report: FeatureReport,
 ) -> None:
     choose(dock, "Every position")
-    fires = [int((report.activations(r.layer, r.index) > 0).sum()) for r in dock.model._records]
+    fires = [int((report.activations(r.site, r.index) > 0).sum()) for r in dock.model._records]
     row = int(np.argmax(fires))
     assert fires[row] > 1
     dock.table.scrollTo(dock.model.index(row, 0))
     place = dock.table.visualRect(dock.model.index(row, Column.INDEX)).center()
     stage.qtbot.mouseClick(dock.table.viewport(), Qt.MouseButton.LeftButton, pos=place)
     record = dock.model.record(row)
-    expected = feature_id(record.layer, record.position, record.index)
+    expected = feature_id(record.site, record.position, record.index)
     assert stage.session.selection == expected
-    activations = report.activations(record.layer, record.index)
+    activations = report.activations(record.site, record.index)
     shades = dock.detail.chips.shades()
     assert len(shades) == len(TOKENS)
     assert np.allclose(shades, activations / activations.max())
@@ -217,7 +221,7 @@ def test_a_feature_that_is_not_listed_is_shown_all_the_same(
 ) -> None:
     records = (record for part in report.by_position for record in part)
     hidden = next(r for r in records if dock.model.find(dock.model.name_of(r)) is None)
-    stage.session.set_selection(feature_id(hidden.layer, hidden.position, hidden.index))
+    stage.session.set_selection(feature_id(hidden.site, hidden.position, hidden.index))
     assert dock.detail._title.whole() == f"L{hidden.layer} #{hidden.index}"
 
 
@@ -228,8 +232,9 @@ def test_sorting_and_filtering_keep_the_selection(stage: Stage, dock: FeaturesDo
     dock.table.sortByColumn(Column.INDEX, Qt.SortOrder.AscendingOrder)
     assert stage.session.selection == name
     assert dock.model.name(dock.table.currentIndex().row()) == name
-    layer = (feature_parts(name or "") or (0, 0, 0))[0]
-    type_filter(stage, dock, f"layer:{layer}")
+    parts = feature_parts(name or "")
+    assert parts is not None
+    type_filter(stage, dock, f"layer:{parts[0].layer}")
     assert stage.session.selection == name
     assert dock.model.name(dock.table.currentIndex().row()) == name
 
@@ -242,6 +247,21 @@ def test_the_pin_button_pins_with_undo(stage: Stage, dock: FeaturesDock) -> None
     stage.session.undo_stack.undo()
     assert stage.session.pinned == ()
     assert not dock.detail.pin.isChecked()
+
+
+def test_a_label_stands_wherever_its_feature_does(stage: Stage, dock: FeaturesDock) -> None:
+    choose(dock, "Every position")
+    record = dock.model.record(3)
+    feature = f"{record.site.label}/F{record.index}"
+    stage.session.set_selection(dock.model.name(3))
+    stage.session.set_notes(stage.session.notes.labelled(feature, "steel"), "Label")
+    assert dock.detail._title.whole() == f"{record.site.label} #{record.index} · steel"
+    assert column(dock, Column.PROMOTED)[3].startswith("steel · ")
+    labelled = [text for text in column(dock, Column.PROMOTED) if text.startswith("steel · ")]
+    type_filter(stage, dock, "steel")
+    assert column(dock, Column.PROMOTED).count(labelled[0]) >= 1
+    stage.session.undo_stack.undo()
+    assert dock.detail._title.whole() == f"{record.site.label} #{record.index}"
 
 
 def test_the_extract_command_runs_on_a_lane(
@@ -311,3 +331,26 @@ def test_twenty_thousand_rows_are_quick(stage: Stage, report: FeatureReport) -> 
     seconds = time.perf_counter() - started
     assert 0 < model.rowCount() < len(many)
     assert seconds < 0.25
+
+
+def test_features_of_attentions_are_told_apart(stage: Stage, dock: FeaturesDock) -> None:
+    both = synthetic_report(n_layers=3, top_k=5, attention=True)
+    stage.session.set_features(both)
+    stage.settle()
+    choose(dock, "Every position")
+    kinds = {record.kind for record in dock.model._records}
+    assert kinds == {"attention", "mlp"}
+    dock.table.sortByColumn(Column.LAYER, Qt.SortOrder.AscendingOrder)
+    rows = range(dock.model.rowCount())
+    numbers = [dock.model.record(row).site.number for row in rows]
+    assert numbers == sorted(numbers)
+    for row in rows:
+        record = dock.model.record(row)
+        said = dock.model.data(dock.model.index(row, Column.LAYER))
+        assert said == (f"A{record.layer}" if record.kind == "attention" else str(record.layer))
+        assert dock.model.find(dock.model.name(row)) == row
+    row = next(row for row in rows if dock.model.record(row).kind == "attention")
+    dock.table.selectRow(row)
+    record = dock.model.record(row)
+    assert stage.session.selection == f"A{record.layer}/P{record.position}/F{record.index}"
+    assert dock.detail._title.whole() == f"A{record.layer} #{record.index}"

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QLabel, QPushButton
+from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from attention_studio.ui.app import Studio
 from attention_studio.ui.pump import PumpState
-from tests.tiny import WORDS, tiny_folder
-
-LONG = 60_000
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model on the disk."""
-    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny-llama")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some text in the tiny model's words."""
-    chance = random.Random(0)
-    file = tmp_path_factory.mktemp("texts") / "text.txt"
-    file.write_text(" ".join(chance.choice(WORDS) for _ in range(6_000)))
-    return file
-
-
-@pytest.fixture
-def loaded(studio: Studio, folder: Path, qtbot: QtBot) -> Studio:
-    """A studio with the tiny model loaded by its own button."""
-    studio.window.model_dock.choice.setEditText(str(folder))
-    studio.commands.run("model.load")
-    qtbot.waitUntil(lambda: studio.session.model is not None, timeout=LONG)
-    return studio
-
-
-def settle(studio: Studio, qtbot: QtBot) -> None:
-    """Wait until nothing runs."""
-    qtbot.waitUntil(lambda: not studio.runner.busy, timeout=LONG)
-
-
-def label(studio: Studio, name: str) -> str:
-    """The text of a label of that name anywhere in the window."""
-    found = studio.window.findChild(QLabel, name)
-    assert isinstance(found, QLabel), name
-    return found.text()
+from tests.ui.flow import LONG, label, set_up_run, settle
 
 
 def test_a_loaded_model_is_described(loaded: Studio, qtbot: QtBot) -> None:
@@ -75,7 +35,7 @@ def test_releasing_forgets_the_model(loaded: Studio, qtbot: QtBot) -> None:
 def test_while_a_run_trains_with_it_the_model_stays(loaded: Studio) -> None:
     session, commands = loaded.session, loaded.commands
     load, release = commands.action("model.load"), commands.action("model.release")
-    fetch = loaded.window.findChild(QPushButton, "model.fetch")
+    fetch = loaded.window.findChild(QPushButton, "button.model.fetch")
     assert isinstance(fetch, QPushButton)
     free = load.toolTip(), fetch.toolTip()
     for state in ("preparing", "running", "paused", "stopping"):
@@ -115,7 +75,7 @@ def test_offline_a_hub_model_says_so_and_nothing_is_asked_unasked(
     dock = studio.window.model_dock
     dock.choice.setEditText("EleutherAI/pythia-70m")
     dock.start()
-    look_up = dock.findChild(QPushButton, "model.look_up")
+    look_up = dock.findChild(QPushButton, "button.model.look_up")
     assert isinstance(look_up, QPushButton)
     qtbot.waitUntil(lambda: not look_up.isHidden(), timeout=LONG)
     settle(studio, qtbot)
@@ -152,27 +112,11 @@ def test_a_prompt_beyond_the_context_says_so(loaded: Studio, qtbot: QtBot) -> No
     assert loaded.session.prompt_view is None
 
 
-def set_up_run(studio: Studio, text: Path, out: Path, tokens: int = 2_048) -> None:
-    """Settings that train in a moment."""
-    form = studio.window.train_dock.form
-    form.texts.set_sources((str(text),))
-    form.layers.setText("0, 2")
-    form.batch_tokens.setValue(64)
-    form.tokens.setValue(tokens)
-    form.d_latent.setValue(64)
-    form.k.setValue(4)
-    form.seq_len.setValue(16)
-    form.block_tokens.setValue(256)
-    form.heldout_tokens.setValue(64)
-    form.checkpoint_every.setValue(4)
-    form.out_dir.setText(str(out))
-
-
 def test_an_estimate_comes_before_the_start(
     loaded: Studio, text: Path, tmp_path: Path, qtbot: QtBot
 ) -> None:
     set_up_run(loaded, text, tmp_path / "run")
-    loaded.commands.run("view.train")
+    loaded.commands.run("go.train")
     qtbot.waitUntil(lambda: "Memory" in label(loaded, "train.estimate"), timeout=LONG)
     told = label(loaded, "train.estimate")
     assert "parameters" in told and "Disk" in told and "Time" in told
@@ -196,16 +140,16 @@ def test_from_training_to_a_graph(loaded: Studio, text: Path, tmp_path: Path, qt
     # A finished run is opened at once.
     qtbot.waitUntil(lambda: loaded.session.crm is not None, timeout=LONG)
     assert loaded.session.crm_folder == out and (out / "manifest.json").is_file()
-    assert "2 of 3 layers" in label(loaded, "status.crm")
+    assert "2 of 3 MLPs" in label(loaded, "status.crm")
     dock = loaded.window.train_dock
     assert dock.pump.state is PumpState.IDLE and loaded.session.training is None
-    history = dock._history
+    history = dock.view.history
     assert history is not None
     tokens, values = history.batch["fvu"].arrays()
     assert tokens[-1] == 2_048 and values.shape == (len(tokens), 2)
     held_tokens, held = history.heldout["recovered"].arrays()
     assert len(held_tokens) >= 1 and held.shape[1] == 2
-    qtbot.waitUntil(lambda: dock._curves is not None and dock._curves.ready, timeout=LONG)
+    qtbot.waitUntil(lambda: dock.view.curves is not None and dock.view.curves.ready, timeout=LONG)
 
     loaded.window.prompt_dock.set_text("the cat sat on")
     assert loaded.commands.run("features.extract")
@@ -234,7 +178,7 @@ def test_a_stopped_run_can_be_resumed(
     dock = loaded.window.train_dock
     assert loaded.commands.run("train.start")
     qtbot.waitUntil(
-        lambda: dock._history is not None and len(dock._history.batch["fvu"].tokens) > 3,
+        lambda: dock.view.history is not None and len(dock.view.history.batch["fvu"].tokens) > 3,
         timeout=LONG,
     )
     assert loaded.commands.run("train.pause") and loaded.session.training == "paused"
@@ -274,7 +218,7 @@ def test_closing_while_training_leaves_a_run_that_can_go_on(
     assert loaded.commands.run("train.start")
     dock = loaded.window.train_dock
     qtbot.waitUntil(
-        lambda: dock._history is not None and len(dock._history.batch["fvu"].tokens) > 2,
+        lambda: dock.view.history is not None and len(dock.view.history.batch["fvu"].tokens) > 2,
         timeout=LONG,
     )
     with qtbot.waitSignal(loaded.window.stopped, timeout=LONG):
@@ -293,6 +237,6 @@ def test_closing_while_training_leaves_a_run_that_can_go_on(
     # A finished run is opened at once.
     qtbot.waitUntil(lambda: again.session.crm is not None, timeout=LONG)
     assert (out / "manifest.json").is_file()
-    history = again.window.train_dock._history
+    history = again.window.train_dock.view.history
     assert history is not None and history.batch["fvu"].tokens[-1] == 25_600
     settle(again, qtbot)

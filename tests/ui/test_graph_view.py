@@ -14,10 +14,10 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from attention_studio.core.attribution_graph import NodeKind
-from attention_studio.core.graph_layout import (
-    ConstraintSatisfactionLayoutOptimizer,
-    LayoutConnections,
-    LayoutElements,
+from attention_studio.core.cell_order import (
+    CellElements,
+    CellLinks,
+    CellOrderOptimizer,
 )
 from attention_studio.ui.theme import Theme
 from attention_studio.ui.widgets import graph_scene
@@ -30,6 +30,7 @@ from attention_studio.ui.widgets.graph_scene import (
     build_scene,
 )
 from attention_studio.ui.widgets.graph_view import GraphView
+from tests.hand_graphs import hand_graph
 from tests.ui.synthetic import TOKENS, synthetic_graph
 
 GRAPH = synthetic_graph()
@@ -120,6 +121,24 @@ def test_a_scene_holds_the_pruned_graph(scene: GraphScene) -> None:
     assert set(scene.row[scene.kind == graph_scene.LOGIT].tolist()) == {GRAPH.n_layers + 1}
 
 
+def test_attentions_have_rows_of_their_own_below_the_mlps() -> None:
+    graph = synthetic_graph(n_layers=6, n_features=80, attention=True)
+    both = build_scene(graph, graph.prune(1.0, 1.0))
+    assert both.n_rows == 14
+    names = [both.row_name(row) for row in (0, 1, 2, 12, 13)]
+    assert names == ["Embed", "A0", "L0", "L5", "Logits"]
+    assert (both.row[both.edge_source] < both.row[both.edge_target]).all()
+    for local in range(both.n_nodes):
+        node = int(both.node_ids[local])
+        if both.kind[local] in (graph_scene.FEATURE, graph_scene.ERROR):
+            site = graph.nodes.site(node)
+            assert site is not None
+            assert both.row_name(int(both.row[local])) == site.label
+            assert both.title(local).startswith(f"{site.label} ")
+    assert set(both.row[both.kind == graph_scene.LOGIT].tolist()) == {13}
+    assert set(both.row[both.kind == graph_scene.EMBEDDING].tolist()) == {0}
+
+
 def test_errors_can_be_left_out(scene: GraphScene) -> None:
     without = build_scene(GRAPH, PRUNED, show_errors=False)
     n_errors = int((scene.kind == graph_scene.ERROR).sum())
@@ -163,12 +182,9 @@ def test_nodes_of_a_cell_share_it_without_overlap(scene: GraphScene) -> None:
 
 def test_sweeps_never_make_the_order_worse_and_uncross_edges() -> None:
     # Two cells of three nodes, joined the wrong way round: the best order has no length to spare.
-    elements = LayoutElements(np.zeros(6, dtype=np.int64), np.array([0, 0, 0, 1, 1, 1]), 1)
-    joined = LayoutConnections(np.array([0, 1, 2]), np.array([5, 4, 3]), np.ones(3))
-    costs = [
-        layout.cost
-        for layout in ConstraintSatisfactionLayoutOptimizer(elements, joined).optimize_incremental()
-    ]
+    elements = CellElements(np.zeros(6, dtype=np.int64), np.array([0, 0, 0, 1, 1, 1]), 1)
+    joined = CellLinks(np.array([0, 1, 2]), np.array([5, 4, 3]), np.ones(3))
+    costs = [layout.cost for layout in CellOrderOptimizer(elements, joined).optimize_incremental()]
     assert costs[0] == pytest.approx(4.0)
     assert costs[-1] == pytest.approx(0.0)
     assert all(later <= earlier for earlier, later in pairwise(costs))
@@ -176,8 +192,8 @@ def test_sweeps_never_make_the_order_worse_and_uncross_edges() -> None:
 
 def test_an_empty_graph_has_a_layout() -> None:
     none = np.zeros(0, dtype=np.int64)
-    layout = ConstraintSatisfactionLayoutOptimizer(
-        LayoutElements(none, none, 3), LayoutConnections(none, none, np.zeros(0))
+    layout = CellOrderOptimizer(
+        CellElements(none, none, 3), CellLinks(none, none, np.zeros(0))
     ).optimize()
     assert layout.column_slots.tolist() == [1, 1, 1]
 
@@ -421,7 +437,7 @@ def test_an_empty_view_paints_and_answers(qtbot: QtBot, theme: Theme) -> None:
     qtbot.addWidget(view)
     view.resize(400, 300)
     view.show()
-    assert view.render_image() is None
+    assert view.frame is None
     view.fit()
     view.zoom_in()
     qtbot.keyClick(view, Qt.Key.Key_Right)
@@ -465,11 +481,19 @@ def test_long_prompts_scroll_and_fit(qtbot: QtBot, theme: Theme) -> None:
     frame = view.frame
     assert frame is not None
     assert frame.columns()[0][0] >= frame.plot.left()
+    height, radii = np.ptp(frame.rows()), frame.radii()
     qtbot.keyClick(view, Qt.Key.Key_F)
     frame = view.frame
     assert frame is not None
     assert view.zoom < 1.0
     assert frame.columns()[0][-1] + frame.columns()[1][-1] <= frame.plot.right() + 1
+    # The layers have all the height that they had, and the nodes the size.
+    assert np.ptp(frame.rows()) == pytest.approx(height)
+    assert np.array_equal(frame.radii(), radii)
+    view.zoom_in()
+    assert view.horizontalScrollBar().maximum() > 0 and view.verticalScrollBar().maximum() > 0
+    view.zoom_out()
+    assert view.frame is not None and np.ptp(view.frame.rows()) == pytest.approx(height)
 
 
 def test_a_new_pruning_keeps_zoom_and_place(view: GraphView) -> None:
@@ -479,18 +503,6 @@ def test_a_new_pruning_keeps_zoom_and_place(view: GraphView) -> None:
     view.set_scene(build_scene(GRAPH, GRAPH.prune(0.6, 0.8)))
     assert view.zoom == pytest.approx(1.2**4)
     assert view.horizontalScrollBar().value() == 120
-
-
-def test_pictures_are_rendered(view: GraphView) -> None:
-    image = view.render_image(2.0)
-    assert image is not None
-    assert image.width() >= 2 * 900
-    svg = view.render_svg("A graph")
-    assert svg is not None
-    text = svg.decode("utf-8")
-    assert "<title>A graph</title>" in text
-    assert "Paris" in text
-    assert "<image" not in text, "nodes are drawn as shapes, so that the picture scales"
 
 
 def test_text_from_models_is_never_markup(qtbot: QtBot, theme: Theme, tmp_path: Path) -> None:
@@ -507,6 +519,17 @@ def test_text_from_models_is_never_markup(qtbot: QtBot, theme: Theme, tmp_path: 
     picture(view)
     assert "<b>bold</b>" in view.accessibleDescription()
     assert "⏎" in scene.facts(int(np.flatnonzero(scene.column == 2)[0]))[2][1]
+
+
+def test_a_fed_node_says_what_its_bias_adds() -> None:
+    graph = hand_graph()
+    scene = build_scene(graph, graph.prune(1.0, 1.0))
+    target = int(graph.edges.targets[0])
+    local = int(np.flatnonzero(scene.node_ids == target)[0])
+    said = f"{graph.biases[0]:+.3g} of {graph.values[0]:.3g}"
+    assert dict(scene.facts(local))["Bias"] == said
+    token = int(np.flatnonzero(np.isnan(scene.bias))[0])
+    assert "Bias" not in dict(scene.facts(token))
 
 
 def test_a_large_graph_repaints_fast(qtbot: QtBot, theme: Theme) -> None:

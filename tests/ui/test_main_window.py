@@ -11,21 +11,25 @@ import pytest
 from PySide6.QtCore import QSize
 from pytestqt.qtbot import QtBot
 
-from attention_studio.ui.app import Studio, has_display
+from attention_studio.ui.app import Studio
 from attention_studio.ui.jobs import JobFailure, LaneContext
 from attention_studio.ui.widgets.message_bar import Message
 from attention_studio.ui.window_state import WindowState
 from tests.ui.conftest import tear_down
 
+ALWAYS = {"model", "prompt", "tasks", "log", "workspace"}
 PRESETS = {
-    "train": {"model", "prompt", "train", "tasks", "log"},
-    "features": {"model", "prompt", "features", "graph", "tasks", "log"},
-    "circuits": {"model", "prompt", "graph", "features", "train", "tasks", "log"},
+    "train": ALWAYS | {"train"},
+    "features": ALWAYS | {"features", "graph"},
+    "circuits": ALWAYS | {"graph", "features", "train"},
 }
+BODY = {"train", "features", "graph"}
 
 
 def shown(studio: Studio) -> set[str]:
-    return {name for name, dock in studio.window.docks.items() if not dock.isHidden()}
+    """Of the docks that tell the presets from each other, those that are there."""
+    docks = studio.window.docks.items()
+    return {name for name, dock in docks if name in ALWAYS | BODY and not dock.isHidden()}
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -60,7 +64,6 @@ def test_the_layout_comes_back_on_the_next_start(
     first.window.docks["log"].close()
     first.theme.set_choice("dark")
     first.theme.set_scale(1.1)
-    first.window.prompt_dock.set_text("The capital of France is")
     first.window.model_dock.choice.setEditText("EleutherAI/pythia-70m")
     expected = shown(first)
     size = first.window.size()
@@ -70,10 +73,9 @@ def test_the_layout_comes_back_on_the_next_start(
     second = new_studio()
     with qtbot.waitExposed(second.window):
         second.window.show()
-    assert shown(second) == expected == {"model", "prompt", "train", "tasks"}
+    assert shown(second) == expected == {"model", "prompt", "train", "tasks", "workspace"}
     assert second.window.size() == size
     assert second.theme.choice == "dark" and second.theme.scale == pytest.approx(1.1)
-    assert second.session.prompt == "The capital of France is"
     assert second.window.model_dock.config().name == "EleutherAI/pythia-70m"
 
 
@@ -177,22 +179,27 @@ def test_closing_waits_for_a_job_and_says_so(studio: Studio, qtbot: QtBot) -> No
     assert not studio.runner.accepting
 
 
+def test_a_tab_names_its_dock_and_the_title_bar_does_not(studio: Studio, qtbot: QtBot) -> None:
+    window = studio.window
+
+    def titled(name: str) -> bool:
+        return not window.docks[name]._name_label.isHidden()
+
+    # Layout Circuits: graph, features and train share a place, and tasks and log another.
+    qtbot.waitUntil(lambda: not titled("graph"))
+    assert titled("model") and titled("prompt")
+    assert not titled("features") and not titled("tasks") and not titled("log")
+    for dock in window.tabifiedDockWidgets(window.docks["tasks"]):
+        dock.close()
+    qtbot.waitUntil(lambda: titled("tasks"))
+    studio.commands.run("layout.features")
+    # There the graph has a place of its own.
+    qtbot.waitUntil(lambda: titled("graph"))
+
+
 def test_about_says_where_things_are(studio: Studio) -> None:
     studio.commands.run("help.about")
     current = studio.window.messages.current
     assert current is not None
     assert str(studio.settings.cache_dir) in current.why
     assert str(studio.settings.state_dir) in current.todo
-
-
-def test_where_there_is_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
-        monkeypatch.delenv(name, raising=False)
-    assert not has_display("linux")
-    assert has_display("darwin") and has_display("win32")
-    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
-    assert has_display("linux")
-    monkeypatch.setenv("QT_QPA_PLATFORM", "xcb")
-    assert not has_display("linux")
-    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
-    assert has_display("linux")

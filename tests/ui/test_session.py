@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PySide6.QtWidgets import QApplication
 
+from attention_studio.core.sites import Site
 from attention_studio.ui.session import Session, SessionPart, feature_id
 
 
@@ -75,9 +76,9 @@ def test_pins_can_be_undone_and_redone(session: Session) -> None:
     assert session.pinned == ("L4/5/6",)
     stack = session.undo_stack
     assert [stack.text(i) for i in range(stack.count())] == [
-        "Pin L1/2/3",
-        "Pin L4/5/6",
-        "Unpin L1/2/3",
+        "Pin L1 #3 at position 2",
+        "Pin L4 #6 at position 5",
+        "Unpin L1 #3 at position 2",
     ]
     stack.undo()
     assert session.pinned == ("L1/2/3", "L4/5/6")
@@ -94,7 +95,8 @@ def test_undo_concerns_everybody_even_the_initiator(session: Session) -> None:
     witness = Witness(session)
     session.undo_stack.undo()
     session.undo_stack.redo()
-    assert witness.seen == [(SessionPart.PINNED, None), (SessionPart.PINNED, None)]
+    once = [(SessionPart.NOTES, None), (SessionPart.PINNED, None)]
+    assert witness.seen == [*once, *once]
 
 
 def test_a_drag_of_a_threshold_is_one_step(session: Session) -> None:
@@ -129,4 +131,5 @@ def test_a_new_graph_forgets_selection_pins_and_their_undo(session: Session) -> 
 
 
 def test_feature_ids_are_the_graphs(session: Session) -> None:
-    assert feature_id(12, 5, 1043) == "L12/P5/F1043"
+    assert feature_id(Site(12, "mlp"), 5, 1043) == "L12/P5/F1043"
+    assert feature_id(Site(12, "attention"), 5, 1043) == "A12/P5/F1043"

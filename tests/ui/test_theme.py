@@ -82,7 +82,7 @@ def test_mix_goes_from_one_end_to_the_other() -> None:
 
 @pytest.mark.parametrize("tokens", SCHEMES)
 def test_the_style_sheet_uses_the_schemes_own_colours(tokens: Tokens) -> None:
-    sheet = stylesheet.style_sheet(tokens, base_pt=10, mono="Mono", assets="/assets")
+    sheet = stylesheet.style_sheet(tokens, base_pt=10, icon=16, mono="Mono", assets="/assets")
     known = {value for value in vars(tokens).values() if isinstance(value, str)}
     assert set(re.findall(r"#[0-9a-f]{6}", sheet)) <= known
 

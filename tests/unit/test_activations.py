@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from attention_studio.core.activations import (
 )
 from attention_studio.core.corpus import CorpusError, TokenCorpus
 from attention_studio.core.loaded_model import LoadedModel
+from attention_studio.core.sites import Site, mlp_sites
 from attention_studio.utils.errors import Cancelled
 from attention_studio.utils.progress import WorkContext
 from tests.tiny import tiny_loaded
@@ -38,15 +40,24 @@ def corpus(n: int = 40, length: int = 12, seed: int = 0) -> TokenCorpus:
     return TokenCorpus.of(tokens, lengths, 0)
 
 
-def source(loaded: LoadedModel, block_tokens: int = 100, seed: int = 0) -> ActivationSource:
-    return ActivationSource(loaded.adapter, corpus(), (0, 2), block_tokens, seed, batch=3)
+SITES = (Site(0, "mlp"), Site(1, "attention"), Site(2, "mlp"))
+
+
+def source(
+    loaded: LoadedModel, block_tokens: int = 100, seed: int = 0, folder: Optional[Path] = None
+) -> ActivationSource:
+    return ActivationSource(
+        loaded.adapter, corpus(), SITES, block_tokens, seed, batch=3, folder=folder
+    )
 
 
 def same(a: ActivationBlock, b: ActivationBlock) -> bool:
-    return all(
-        torch.equal(a.inputs[layer], b.inputs[layer])
-        and torch.equal(a.outputs[layer], b.outputs[layer])
-        for layer in (0, 2)
+    mine, theirs = a.activations, b.activations
+    return torch.equal(mine.kept, theirs.kept) and all(
+        torch.equal(one[site].inputs, other[site].inputs)
+        and torch.equal(one[site].outputs, other[site].outputs)
+        for one, other in ((mine.rows, theirs.rows), (mine.sequences, theirs.sequences))
+        for site in one
     )
 
 
@@ -61,47 +72,82 @@ def test_a_block_is_a_function_of_seed_and_index(loaded: LoadedModel) -> None:
 
 def test_blocks_hold_what_the_model_computes_at_kept_positions(loaded: LoadedModel) -> None:
     text = corpus()
-    everything = ActivationSource(loaded.adapter, text, (1,), 10_000, 0)
+    mlp, attention = Site(1, "mlp"), Site(1, "attention")
+    everything = ActivationSource(loaded.adapter, text, (mlp, attention), 10_000, 0)
     block = everything.harvest(0)
-    ids = torch.from_numpy(text.tokens.astype(np.int64))
-    expected = loaded.adapter.harvest(ids, (1,))[1]
-    keep = torch.from_numpy(text.kept())
+    ids = torch.from_numpy(text.tokens[everything.rows_of(0)].astype(np.int64))
+    expected = loaded.adapter.harvest(ids, (mlp, attention))
+    keep = torch.from_numpy(text.kept(everything.rows_of(0)))
     assert block.n_tokens == text.n_kept == int(keep.sum())
     # Shuffled, and inputs and outputs alike: every pair of rows is there once.
-    pairs = torch.cat([block.inputs[1], block.outputs[1]], 1)
-    wanted = torch.cat([expected.inputs[keep], expected.outputs[keep]], 1)
+    rows, whole = block.activations.rows[mlp], expected[mlp]
+    pairs = torch.cat([rows.inputs, rows.outputs], 1)
+    wanted = torch.cat([whole.inputs[keep], whole.outputs[keep]], 1)
     assert not torch.allclose(pairs, wanted, atol=1e-3)
     order, wanted_order = pairs[:, 0].argsort(), wanted[:, 0].argsort()
     torch.testing.assert_close(pairs[order], wanted[wanted_order], rtol=1e-4, atol=1e-5)
+    # Attention needs whole sequences, those positions too that dictionaries do not see.
+    found = block.activations.sequences[attention]
+    torch.testing.assert_close(found.inputs, expected[attention].inputs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.outputs, expected[attention].outputs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(block.activations.kept, keep)
+
+
+def test_batches_share_out_a_block(loaded: LoadedModel) -> None:
+    block = source(loaded, block_tokens=100).harvest(0)
+    batches = [block.batch(i, 30) for i in range(3)]
+    assert [len(b.rows[SITES[0]].inputs) for b in batches] == [30, 30, 30]
+    assert sum(len(b.kept) for b in batches) == len(block.activations.kept)
+    joined = torch.cat([b.sequences[SITES[1]].outputs for b in batches])
+    assert torch.equal(joined, block.activations.sequences[SITES[1]].outputs)
+
+
+def test_blocks_on_disk_are_the_same_and_leave_nothing(loaded: LoadedModel, tmp_path: Path) -> None:
+    folder = tmp_path / "buffer"
+    assert same(source(loaded, folder=folder).harvest(1), source(loaded).harvest(1))
+    assert list(folder.iterdir()) == []
 
 
 def test_a_pass_over_the_text_visits_every_row_once(loaded: LoadedModel) -> None:
     s = source(loaded, block_tokens=60)
-    per_block, n = s.rows_per_block, s.corpus.n_sequences
-    visited = np.concatenate([s.rows_of(i) for i in range(-(-2 * n // per_block))])
+    n = s.corpus.n_sequences
+    visited = np.concatenate([s.rows_of(i) for i in range(20)])
+    assert visited.size >= 2 * n
     assert sorted(visited[:n]) == list(range(n))
     assert sorted(visited[n : 2 * n]) == list(range(n))
     assert visited[:n].tolist() != visited[n : 2 * n].tolist()
 
 
-def test_blocks_are_nearly_full_and_never_more(loaded: LoadedModel) -> None:
-    sizes = [source(loaded, block_tokens=100).harvest(i).n_tokens for i in range(6)]
-    assert max(sizes) <= 100
-    assert min(sizes) >= 85
+def test_blocks_are_full_with_no_row_too_many(loaded: LoadedModel) -> None:
+    s = source(loaded, block_tokens=100)
+    later = source(loaded, block_tokens=100)
+    for i in range(6):
+        kept = s.corpus.kept(s.rows_of(i)).sum(1)
+        assert kept[:-1].sum() < 100 <= kept.sum()
+        assert s.harvest(i).n_tokens == 100
+        # Whoever begins in the middle finds the same.
+        assert later.rows_of(5 - i).tolist() == source(loaded).rows_of(5 - i).tolist()
+
+
+def test_a_block_ends_with_the_text(loaded: LoadedModel) -> None:
+    s = source(loaded, block_tokens=10_000)
+    assert [s.rows_of(i).size for i in range(3)] == [s.corpus.n_sequences] * 3
+    assert s.harvest(1).n_tokens == s.corpus.n_kept
 
 
 def test_in_order_gives_the_tokens_asked_for(loaded: LoadedModel) -> None:
     s = source(loaded)
-    parts = list(s.in_order(50))
-    assert sum(x[0].shape[0] for x, _ in parts) == 50
-    assert sum(x[0].shape[0] for x, _ in s.in_order(10**9)) == s.corpus.n_kept
+    for asked, given in ((50, 50), (10**9, s.corpus.n_kept)):
+        parts = list(s.in_order(asked))
+        assert sum(len(part.rows[SITES[0]].inputs) for part in parts) == given
+        assert sum(int(part.kept.sum()) for part in parts) == given
 
 
 def test_text_without_usable_tokens(loaded: LoadedModel) -> None:
     tokens = np.zeros((3, 5), dtype=np.int32)
     empty = TokenCorpus.of(tokens, np.full(3, 5, dtype=np.int32), 0)
     with pytest.raises(CorpusError, match="no token"):
-        ActivationSource(loaded.adapter, empty, (0,), 10, 0)
+        ActivationSource(loaded.adapter, empty, mlp_sites((0,)), 10, 0)
 
 
 def test_cancel(loaded: LoadedModel) -> None:
@@ -142,10 +188,12 @@ class TestBuffer:
         harvested: list[int] = []
         original = s.harvest
 
-        def counting(index: int, ctx: WorkContext | None = None) -> ActivationBlock:
+        def counting(
+            index: int, ctx: WorkContext | None = None, whole: bool = False
+        ) -> ActivationBlock:
             harvested.append(index)
             time.sleep(0.02)
-            return original(index, ctx)
+            return original(index, ctx, whole)
 
         s.harvest = counting  # type: ignore[method-assign]
         buffer = BlockBuffer(s)

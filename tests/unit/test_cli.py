@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from attention_studio import cli
+from attention_studio.cli import dictionaries
 from attention_studio.utils.config import Settings
 from attention_studio.utils.errors import Cancelled, StudioError
 
@@ -16,21 +17,21 @@ from attention_studio.utils.errors import Cancelled, StudioError
 @pytest.mark.parametrize(
     ("text", "layers"),
     [
-        (None, (0, 1, 2, 3)),
         ("0-2", (0, 1, 2)),
         ("3,0", (0, 3)),
         ("1-2,2", (1, 2)),
         ("all", (0, 1, 2, 3)),
+        ("none", ()),
     ],
 )
 def test_layers_are_read_as_ranges_and_lists(text: Any, layers: tuple[int, ...]) -> None:
-    assert cli._layers(text, 4) == layers
+    assert dictionaries._layers(text, 4) == layers
 
 
 @pytest.mark.parametrize("text", ["4", "x", "1-", "-1", "2-1", ""])
 def test_layers_that_make_no_sense_are_usage_errors(text: str) -> None:
     with pytest.raises(cli.UsageError):
-        cli._layers(text, 4)
+        dictionaries._layers(text, 4)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,35 @@ def test_headless_commands_use_every_core_unless_told_otherwise(
     monkeypatch.setenv("ATTENTION_STUDIO_THREADS", "3")
     cli.main(["doctor"])
     assert seen == [7, 3]
+
+
+@pytest.mark.parametrize(
+    ("set_to", "said"),
+    [
+        ({}, "smollm2-135m, in this process"),
+        ({"URL": "http://h:1/v1", "MODEL": "m"}, "m at http://h:1/v1, without key"),
+        (
+            {"URL": "http://h:1/v1", "MODEL": "m", "KEY": "sk-verysecret"},
+            "m at http://h:1/v1, with a key",
+        ),
+        (
+            {"URL": "http://h:1/v1"},
+            "nobody: http://h:1/v1 is set, and ATTENTION_STUDIO_AGENT_MODEL is not",
+        ),
+    ],
+)
+def test_the_doctor_says_whom_agents_ask(
+    set_to: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in set_to.items():
+        monkeypatch.setenv(f"ATTENTION_STUDIO_AGENT_{name}", value)
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"Agents     ask {said}" in out
+    assert "verysecret" not in out
 
 
 def test_the_first_cancel_may_end_work_in_good_order() -> None:

@@ -103,6 +103,35 @@ def test_bad_value_names_key_and_value(
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/v1",
+        "https://",
+        "https://host/v1?key=verysecret",
+        "https://me:verysecret@host/v1",
+        "https://host:0/v1",
+        "https://host:99999/v1",
+    ],
+)
+def test_address_of_the_endpoint_is_a_plain_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTENTION_STUDIO_AGENT_URL", url)
+    with pytest.raises(ConfigError, match="ATTENTION_STUDIO_AGENT_URL") as caught:
+        load_settings(None)
+    assert "@" not in url or "verysecret" not in str(caught.value)
+
+
+def test_key_of_the_endpoint_is_secret_and_fits_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTENTION_STUDIO_AGENT_KEY", " sk-verysecret\n")
+    settings = load_settings(None)
+    assert settings.secrets() == ("sk-verysecret",)
+    assert "verysecret" not in settings.model_dump_json()
+    monkeypatch.setenv("ATTENTION_STUDIO_AGENT_KEY", "sk-verysecret\r\nX-Evil: 1")
+    with pytest.raises(ConfigError, match="AGENT_KEY") as caught:
+        load_settings(None)
+    assert "verysecret" not in str(caught.value)
+
+
 def test_unreadable_file(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_bytes(b"ATTENTION_STUDIO_DEVICE=\xff\xfe\n")

@@ -256,3 +256,29 @@ def test_offline_no_hub_data_set_is_asked_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ATTENTION_STUDIO_OFFLINE", "true")
     with pytest.raises(CorpusError, match="offline"):
         list(read_texts(["hub:someone/texts"]))
+
+
+@pytest.mark.parametrize(
+    "line", ["the cat sat on the mat.\n", "x" * 60 + "\n", "a\n\n\n", "the cat "]
+)
+def test_no_more_is_tokenised_than_is_wanted(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """And what comes out is the beginning of the whole, however long its words and lines are."""
+    path = tmp_path / "long.txt"
+    path.write_text(line * 4000)
+    whole = build_corpus(loaded, [str(path)], 16)
+    seen: list[int] = []
+    text_ids = loaded.text_ids
+
+    def counted(text: str) -> list[int]:
+        seen.append(len(text))
+        return text_ids(text)
+
+    monkeypatch.setattr(loaded, "text_ids", counted)
+    some = build_corpus(loaded, [str(path)], 16, max_tokens=150)
+    full = some.lengths == 16
+    assert int(full.sum()) == 10
+    assert np.array_equal(some.tokens[full], whole.tokens[: int(full.sum())])
+    if line.startswith("the cat sat"):
+        assert sum(seen) < 1500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
@@ -15,7 +16,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from attention_studio.core import training_checks
+from attention_studio.core import crm_trainer, training_checks
+from attention_studio.core.activations import cpu_has_bfloat16
 from attention_studio.core.corpus import CorpusError
 from attention_studio.core.crm_trainer import (
     CRMTrainer,
@@ -36,10 +38,12 @@ from attention_studio.core.crm_trainer import (
 )
 from attention_studio.core.dictionaries.crm_folder import load_crm
 from attention_studio.core.loaded_model import LoadedModel
+from attention_studio.core.sites import Site, mlp_sites
 from attention_studio.core.training_checkpoint import (
     CheckpointError,
     ResumeMismatchError,
     latest_checkpoint,
+    read_metrics,
 )
 from attention_studio.core.training_estimate import measure_flops
 from attention_studio.utils.errors import Cancelled, StudioError
@@ -96,15 +100,15 @@ class TestEvents:
         assert [e.step for e in steps] == list(range(1, 25))
         assert all(e.total_steps == 24 for e in steps)
         assert [e.tokens for e in steps] == [64 * (i + 1) for i in range(24)]
-        assert all([m.layer for m in e.layer_metrics] == [0, 2] for e in steps)
+        assert all([m.site.layer for m in e.metrics] == [0, 2] for e in steps)
         assert steps[0].k == 6
         assert steps[-1].k == 2
-        assert steps[-1].layer_metrics[0].l0 == pytest.approx(2.0)
+        assert steps[-1].metrics[0].l0 == pytest.approx(2.0)
 
     def test_micro_steps_lie_between(self, run: tuple[CRMTrainer, list[Any], Path]) -> None:
         micro = [e for e in run[1] if isinstance(e, MicroStep)]
-        assert {(e.step, e.layer) for e in micro} == {
-            (step, layer) for step in range(1, 25) for layer in (0, 2)
+        assert {(e.step, e.name) for e in micro} == {
+            (step, name) for step in range(1, 25) for name in ("mlp_00", "mlp_02")
         }
         assert len(micro) > 24 * 2 * 10
 
@@ -112,14 +116,14 @@ class TestEvents:
         evaluated = [e for e in run[1] if isinstance(e, Evaluated)]
         assert [e.step for e in evaluated] == [9, 18, 24]
         for i in range(2):
-            first, last = evaluated[0].layers[i], evaluated[-1].layers[i]
+            first, last = evaluated[0].metrics[i], evaluated[-1].metrics[i]
             assert last.fvu < first.fvu
             # With a skip connection the affine map is where training starts.
             assert last.fvu < last.affine_fvu < 1
             # The running threshold of so short a run lags behind the annealed k of 2.
             assert 0 < last.l0 < 12
         assert evaluated[-1].kl is not None
-        assert run[0].history == [row for e in evaluated for row in e.layers]
+        assert run[0].history == [row for e in evaluated for row in e.metrics]
 
     def test_long_work_comes_out(self, run: tuple[CRMTrainer, list[Any], Path]) -> None:
         kinds = [e.kind for e in run[1] if isinstance(e, OffThread)]
@@ -140,24 +144,31 @@ class TestEvents:
         trainer, events, out = run
         assert events[-1] == Finished(out)
         assert sorted(p.name for p in out.iterdir()) == [
-            "layer_00.safetensors",
-            "layer_02.safetensors",
+            "history.json",
             "manifest.json",
+            "mlp_00.safetensors",
+            "mlp_02.safetensors",
         ]
+        written = json.loads((out / "history.json").read_text(encoding="utf-8"))
+        assert [read_metrics(row) for row in written] == trainer.history
         crm = load_crm(out, loaded.info)
         record = crm.manifest.training
         assert record.tokens_trained == 24 * 64
         assert record.text_hash == corpus(40, 0).text_hash
         assert TrainConfig.model_validate(record.settings) == CONFIG
         last = trainer.history[-2:]
-        assert [record.layer_metrics[row.layer]["fvu"] for row in last] == [r.fvu for r in last]
+        assert [crm.manifest.dictionaries[row.site.name].metrics["fvu"] for row in last] == [
+            r.fvu for r in last
+        ]
         # What was saved is what was measured.
         held = corpus(12, 1)
         ids = torch.from_numpy(held.tokens.astype(np.int64))
-        found = loaded.adapter.harvest(ids, (0,))[0]
+        found = loaded.adapter.harvest(ids, mlp_sites((0,)))[Site(0, "mlp")]
         keep = torch.from_numpy(held.kept())
         x, y = found.inputs[keep][:100], found.outputs[keep][:100]
-        fvu = (crm.transcoders[0](x) - y).square().sum() / (y - y.mean(0)).square().sum()
+        fvu = (crm.dictionaries.transcoders[0](x) - y).square().sum() / (
+            y - y.mean(0)
+        ).square().sum()
         assert fvu.item() == pytest.approx(last[0].fvu, rel=0.02)  # harvested in bfloat16 or not
 
 
@@ -185,7 +196,7 @@ def test_another_seed_gives_other_weights(loaded: LoadedModel, tmp_path: Path) -
     for seed in (0, 1):
         run_to_end(make_trainer(loaded, tmp_path / str(seed), seed=seed))
     a, b = weights(tmp_path / "0"), weights(tmp_path / "1")
-    assert not torch.equal(a["layer_00.safetensors:W_E"], b["layer_00.safetensors:W_E"])
+    assert not torch.equal(a["mlp_00.safetensors:W_E"], b["mlp_00.safetensors:W_E"])
 
 
 @pytest.mark.parametrize("kind", ["relu", "topk", "jumprelu"])
@@ -206,10 +217,63 @@ def test_the_other_kinds_learn(loaded: LoadedModel, tmp_path: Path, kind: str, i
     )
     run_to_end(trainer)
     first, last = trainer.history[0], trainer.history[-2]
-    assert first.layer == last.layer == 0
+    assert first.site == last.site == Site(0, "mlp")
     assert last.fvu < first.fvu
     assert last.fvu < 0.9
     assert last.loss_recovered is None
+
+
+MIXED = {
+    "transcoders and Lorsas": {"attention_layers": (0, 1, 2), "attention_latents": 64},
+    "Lorsas alone": {"layers": (), "attention_layers": (1,), "attention_latents": 64},
+    "cross-layer": {"mlp": "clt", "skip": False, "layers": (0, 1, 2)},
+    "cross-layer and Lorsas, on disk": {
+        "mlp": "clt",
+        "norm_aware": True,
+        "skip": False,
+        "attention_layers": (1, 2),
+        "attention_latents": 64,
+        "buffer": "disk",
+        "clt_store": "disk",
+    },
+}
+
+
+@pytest.mark.parametrize("changes", MIXED.values(), ids=MIXED.keys())
+class TestMixedRuns:
+    """Any kinds at any modules from one harvest, resumed bit for bit, opened from their folder."""
+
+    def test_a_stopped_run_ends_as_if_never_stopped(
+        self, loaded: LoadedModel, tmp_path: Path, changes: dict[str, Any]
+    ) -> None:
+        changes = {"attention_k": 4, "k": 4, "k_start": 8, **changes}
+        trainer = make_trainer(loaded, tmp_path / "whole", **changes)
+        run_to_end(trainer)
+        sites = trainer.config.sites
+        first, last = trainer.history[: len(sites)], trainer.history[-len(sites) :]
+        assert {row.site for row in last} == set(sites)
+        for before, after in zip(first, last, strict=True):
+            assert after.fvu < before.fvu
+            assert after.kl is not None
+
+        parts = make_trainer(loaded, tmp_path / "parts", **changes)
+        for event in parts:
+            if isinstance(event, OffThread):
+                event.run(None)
+            if isinstance(event, StepDone) and event.step == 10:
+                parts.request_stop()
+        parts.close()
+        run_to_end(make_trainer(loaded, tmp_path / "parts", resume=True, **changes))
+        whole, again = (load_crm(tmp_path / name, loaded.info) for name in ("whole", "parts"))
+        assert whole.manifest.sites == again.manifest.sites == sites
+        for name, entry in whole.manifest.dictionaries.items():
+            assert again.manifest.dictionaries[name].sha256 == entry.sha256
+        assert not [p.name for p in (tmp_path / "parts").iterdir() if p.is_dir()]
+
+
+def test_latents_that_heads_cannot_share(loaded: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(TrainSettingsError, match="attention_latents = 64"):
+        make_trainer(loaded, tmp_path, attention_layers=(0,), attention_latents=66)
 
 
 class TestStopping:
@@ -316,6 +380,22 @@ class TestResume:
         with pytest.raises(ResumeMismatchError, match="weights_hash"):
             make_trainer(tiny_loaded("llama", seed=3), stopped, resume=True)
 
+    def test_another_processor(
+        self, loaded: LoadedModel, stopped: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where latents would be ranked in another type, the weights would be others."""
+        other = torch.float32 if cpu_has_bfloat16() else torch.bfloat16
+        monkeypatch.setattr(crm_trainer, "choose_selection_dtype", lambda *_: other)
+        with pytest.raises(ResumeMismatchError, match="selection type"):
+            make_trainer(loaded, stopped, resume=True)
+
+    def test_a_run_of_an_older_version_says_so(self, loaded: LoadedModel, stopped: Path) -> None:
+        checkpoint = latest_checkpoint(stopped)
+        assert checkpoint is not None
+        edit(checkpoint, lambda state: state["settings"].pop("encoder_init"))
+        with pytest.raises(ResumeMismatchError, match=r"older version.*setting encoder_init"):
+            make_trainer(loaded, stopped, resume=True)
+
     def test_how_often_to_look_may_change(self, loaded: LoadedModel, stopped: Path) -> None:
         make_trainer(loaded, stopped, resume=True, eval_every=2, checkpoint_every=3)
 
@@ -327,6 +407,35 @@ class TestResume:
         run_to_end(make_trainer(loaded, stopped, resume=True))
         with pytest.raises(ExistingRunError, match="finished"):
             make_trainer(loaded, stopped)
+
+    def test_one_run_at_a_time_in_a_folder(self, loaded: LoadedModel, tmp_path: Path) -> None:
+        out = tmp_path / "crm"
+        first = make_trainer(loaded, out)
+        for resume in (False, True):
+            with pytest.raises(ExistingRunError, match=rf"process {os.getpid()}\b.*Wait for it"):
+                make_trainer(loaded, out, resume=resume)
+        drive(first, lambda e: isinstance(e, StepDone) and e.step == 5)
+        with pytest.raises(ExistingRunError, match="is training into"):
+            make_trainer(loaded, out, resume=True)
+        # The window makes and drops runs on one thread and closes them on another.
+        closing = threading.Thread(target=first.close)
+        closing.start()
+        closing.join()
+        assert [path.name for path in out.iterdir()] == ["checkpoints"]
+        again = make_trainer(loaded, out, resume=True)
+        assert again.step == 4
+        first.close()  # again: what it does not hold it does not give away
+        with pytest.raises(ExistingRunError, match="is training into"):
+            make_trainer(loaded, out, resume=True)
+        run_to_end(again)
+
+    def test_a_run_that_is_never_begun_keeps_nobody_out(
+        self, loaded: LoadedModel, stopped: Path
+    ) -> None:
+        with pytest.raises(ResumeMismatchError):
+            make_trainer(loaded, stopped, resume=True, seed=9)
+        make_trainer(loaded, stopped, resume=True)
+        make_trainer(loaded, stopped, resume=True).close()
 
     def test_a_finished_run(self, loaded: LoadedModel, stopped: Path) -> None:
         run_to_end(make_trainer(loaded, stopped, resume=True))
@@ -345,10 +454,10 @@ class TestResume:
             (lambda p: edit(p, lambda s: s["progress"].pop("step")), "progress: 'step'"),
             (lambda p: edit(p, lambda s: s["progress"].update(block="x")), "progress"),
             (lambda p: edit(p, lambda s: s["progress"].update(history=[{}])), "progress"),
-            (lambda p: edit(p, lambda s: s["optimizer_steps"].pop("2")), "optimizer_steps"),
-            (lambda p: (p / "layer_02.safetensors").unlink(), "layer_02.safetensors.*missing"),
-            (lambda p: flip(p / "layer_02.safetensors"), "layer_02.safetensors.*not the file"),
-            (lambda p: cut(p / "layer_00.safetensors"), "layer_00.safetensors.*not the file"),
+            (lambda p: edit(p, lambda s: s["optimizer_steps"].pop("mlp_02")), "optimizer_steps"),
+            (lambda p: (p / "mlp_02.safetensors").unlink(), "mlp_02.safetensors.*missing"),
+            (lambda p: flip(p / "mlp_02.safetensors"), "mlp_02.safetensors.*not the file"),
+            (lambda p: cut(p / "mlp_00.safetensors"), "mlp_00.safetensors.*not the file"),
         ],
     )
     def test_damaged_checkpoints(
@@ -362,7 +471,7 @@ class TestResume:
         assert checkpoint is not None
         damage(checkpoint)
         with pytest.raises(CheckpointError, match=f"(?s){message}"):
-            drive(make_trainer(loaded, stopped, resume=True))
+            run_to_end(make_trainer(loaded, stopped, resume=True))
 
     def test_a_full_disk_leaves_the_old_checkpoint(
         self, loaded: LoadedModel, stopped: Path, monkeypatch: pytest.MonkeyPatch
@@ -373,7 +482,7 @@ class TestResume:
         with monkeypatch.context() as patch:
             patch.setattr(safetensors.torch, "save_file", full)
             with pytest.raises(FileWriteError, match="disk is full"):
-                drive(make_trainer(loaded, stopped, resume=True))
+                run_to_end(make_trainer(loaded, stopped, resume=True))
         found = latest_checkpoint(stopped)
         assert found is not None
         assert found.name == "step_00000004"
@@ -418,22 +527,20 @@ class TestRefusals:
     def test_too_little_memory(
         self, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        config = CONFIG.model_copy(update={"block_tokens": 100_000})
+        config = CONFIG.model_copy(update={"block_tokens": 100_000, "buffer": "memory"})
         estimate = estimate_training(loaded.info, config)
         little = estimate.memory_bytes - estimate.block_bytes // 2
         monkeypatch.setattr(training_checks, "available_ram", lambda _limit: little)
-        with pytest.raises(TrainingMemoryError, match="block_tokens = ") as caught:
+        with pytest.raises(TrainingMemoryError, match="buffer = auto"):
             CRMTrainer(loaded, corpus(40, 0), corpus(12, 1), config, tmp_path)
-        fitting = int(caught.value.todo.rpartition(" ")[2])
-        smaller = config.model_copy(update={"block_tokens": fitting})
-        assert estimate_training(loaded.info, smaller).memory_bytes <= little
-        CRMTrainer(loaded, corpus(40, 0), corpus(12, 1), smaller, tmp_path)
+        on_disk = config.model_copy(update={"buffer": "auto"})
+        CRMTrainer(loaded, corpus(40, 0), corpus(12, 1), on_disk, tmp_path)
         monkeypatch.setattr(training_checks, "available_ram", lambda _limit: 1000)
         with pytest.raises(TrainingMemoryError, match="fewer layers"):
             CRMTrainer(loaded, corpus(40, 0), corpus(12, 1), config, tmp_path)
 
     def test_divergence_is_said(self, loaded: LoadedModel, tmp_path: Path) -> None:
-        with pytest.raises(TrainingDivergedError, match=r"layer \d diverged at step \d+"):
+        with pytest.raises(TrainingDivergedError, match=r"mlp \d diverged at step \d+"):
             drive(make_trainer(loaded, tmp_path / "crm", learning_rate=1e30, clip_norm=None))
 
     def test_errors_say_what_to_do(self, loaded: LoadedModel, tmp_path: Path) -> None:

@@ -10,16 +10,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from attention_studio.core import evaluation
 from attention_studio.core.activations import ActivationSource
 from attention_studio.core.corpus import TokenCorpus
+from attention_studio.core.dictionaries.dictionary_set import DictionarySet, reconstruct
 from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
 from attention_studio.core.evaluation import (
-    DENSITY_EDGES,
     DownstreamMeter,
     DownstreamQuality,
     Evaluator,
     FvuSums,
-    reconstruct,
 )
 from attention_studio.core.loaded_model import LoadedModel
+from attention_studio.core.sites import Site, mlp_sites
+from attention_studio.core.training_events import DENSITY_EDGES
 from attention_studio.utils.errors import Cancelled
 from attention_studio.utils.progress import WorkContext
 from tests.tiny import tiny_loaded
@@ -50,7 +51,7 @@ def transcoder(seed: int = 0, k: int = 5) -> Transcoder:
 
 
 def evaluator(loaded: LoadedModel, corpus: TokenCorpus, downstream: int = 1000) -> Evaluator:
-    source = ActivationSource(loaded.adapter, corpus, (0, 2), 100, 0)
+    source = ActivationSource(loaded.adapter, corpus, mlp_sites((0, 2)), 100, 0)
     return Evaluator(source, loaded.adapter, 10_000, downstream)
 
 
@@ -84,15 +85,16 @@ def test_reconstruct_is_the_transcoder(loaded: LoadedModel) -> None:
 
 def test_layer_quality(loaded: LoadedModel, corpus: TokenCorpus) -> None:
     transcoders = {0: transcoder(0), 2: transcoder(2, k=9)}
-    found = evaluator(loaded, corpus).evaluate(transcoders)
+    found = evaluator(loaded, corpus).evaluate(DictionarySet(transcoders))
     assert found.n_tokens == corpus.n_kept
     ids = torch.from_numpy(corpus.tokens.astype(np.int64))
     keep = torch.from_numpy(corpus.kept())
-    activations = loaded.adapter.harvest(ids, (0, 2))
+    activations = loaded.adapter.harvest(ids, mlp_sites((0, 2)))
     for layer, t in transcoders.items():
-        x, y = activations[layer].inputs[keep], activations[layer].outputs[keep]
+        found_here = activations[Site(layer, "mlp")]
+        x, y = found_here.inputs[keep], found_here.outputs[keep]
         f = t.encode(x)
-        quality = found.layers[layer]
+        quality = found.sites[Site(layer, "mlp")]
         fvu = (y - t(x)).square().sum() / (y - y.mean(0)).square().sum()
         assert quality.fvu == pytest.approx(fvu.item(), rel=1e-4)
         assert quality.l0 == pytest.approx((f > 0).float().sum(1).mean().item(), rel=1e-5)
@@ -121,7 +123,7 @@ def test_downstream_losses_are_those_of_the_spliced_model(
 ) -> None:
     transcoders = {0: transcoder(0), 2: transcoder(2)}
     meter = DownstreamMeter(loaded.adapter, corpus, 10_000)
-    per_layer, all_layers = meter.measure(transcoders)
+    per_layer, all_layers = meter.measure(DictionarySet(transcoders))
     ids = torch.from_numpy(corpus.tokens.astype(np.int64))
     keep = torch.from_numpy(corpus.kept()).unsqueeze(-1)
 
@@ -129,17 +131,23 @@ def test_downstream_losses_are_those_of_the_spliced_model(
         def use(t: Transcoder):  # type: ignore[no-untyped-def]
             return lambda x, y: torch.where(keep, torch.zeros_like(y) if zero else t(x), y)
 
-        with loaded.adapter.replaced_mlps({layer: use(transcoders[layer]) for layer in layers}):
+        with loaded.adapter.replaced(
+            {Site(layer, "mlp"): use(transcoders[layer]) for layer in layers}
+        ):
             return scored_ce(loaded, corpus, loaded.adapter.logits(ids))
 
     original = scored_ce(loaded, corpus, loaded.adapter.logits(ids))
-    for found, layers in ((per_layer[0], [0]), (per_layer[2], [2]), (all_layers, [0, 2])):
+    for found, layers in (
+        (per_layer[Site(0, "mlp")], [0]),
+        (per_layer[Site(2, "mlp")], [2]),
+        (all_layers, [0, 2]),
+    ):
         assert found.ce_original == pytest.approx(original, rel=1e-5)
         assert found.ce_spliced == pytest.approx(spliced(layers), rel=1e-5)
         assert found.ce_zero == pytest.approx(spliced(layers, zero=True), rel=1e-5)
         assert found.kl > 0
     # Measured again with what was remembered, the numbers are the same.
-    assert meter.measure(transcoders)[1] == all_layers
+    assert meter.measure(DictionarySet(transcoders))[1] == all_layers
 
 
 def test_where_zeros_do_no_harm_there_is_nothing_to_recover(corpus: TokenCorpus) -> None:
@@ -149,10 +157,12 @@ def test_where_zeros_do_no_harm_there_is_nothing_to_recover(corpus: TokenCorpus)
         model.model.model.layers[1].mlp.down_proj.weight.zero_()
     nothing = Transcoder(TranscoderConfig(d_model=32, d_latent=4, k=1))
     nothing.b_E.fill_(-1.0)
-    found, _ = DownstreamMeter(model.adapter, corpus, 100).measure({1: nothing})
-    assert found[1].kl == pytest.approx(0.0, abs=1e-6)
-    assert found[1].ce_spliced == pytest.approx(found[1].ce_original, abs=1e-6)
-    assert found[1].loss_recovered is None
+    found, _ = DownstreamMeter(model.adapter, corpus, 100).measure(DictionarySet({1: nothing}))
+    assert found[Site(1, "mlp")].kl == pytest.approx(0.0, abs=1e-6)
+    assert found[Site(1, "mlp")].ce_spliced == pytest.approx(
+        found[Site(1, "mlp")].ce_original, abs=1e-6
+    )
+    assert found[Site(1, "mlp")].loss_recovered is None
 
 
 def test_a_perfect_stand_in_recovers_everything(corpus: TokenCorpus) -> None:
@@ -166,9 +176,9 @@ def test_a_perfect_stand_in_recovers_everything(corpus: TokenCorpus) -> None:
     assert exact.W_skip is not None
     exact.W_skip.copy_(into.weight.T @ out.weight.T)
     exact.b_D.copy_(into.bias @ out.weight.T + out.bias)
-    found, _ = DownstreamMeter(model.adapter, corpus, 100).measure({1: exact})
-    assert found[1].loss_recovered == pytest.approx(1.0, abs=1e-3)
-    assert found[1].kl == pytest.approx(0.0, abs=1e-6)
+    found, _ = DownstreamMeter(model.adapter, corpus, 100).measure(DictionarySet({1: exact}))
+    assert found[Site(1, "mlp")].loss_recovered == pytest.approx(1.0, abs=1e-3)
+    assert found[Site(1, "mlp")].kl == pytest.approx(0.0, abs=1e-6)
 
 
 def test_loss_recovered() -> None:
@@ -179,26 +189,29 @@ def test_loss_recovered() -> None:
 
 
 def test_downstream_can_be_left_out(loaded: LoadedModel, corpus: TokenCorpus) -> None:
-    found = evaluator(loaded, corpus, downstream=0).evaluate({0: transcoder(), 2: transcoder()})
-    assert found.all_layers is None
-    assert found.layers[0].downstream is None
+    found = evaluator(loaded, corpus, downstream=0).evaluate(
+        DictionarySet({0: transcoder(), 2: transcoder()})
+    )
+    assert found.together is None
+    assert found.sites[Site(0, "mlp")].downstream is None
 
 
 def test_the_model_is_left_as_it_was(loaded: LoadedModel, corpus: TokenCorpus) -> None:
     ids = torch.from_numpy(corpus.tokens.astype(np.int64))
     before = loaded.adapter.logits(ids)
-    evaluator(loaded, corpus).evaluate({0: transcoder(), 2: transcoder()})
+    evaluator(loaded, corpus).evaluate(DictionarySet({0: transcoder(), 2: transcoder()}))
     assert torch.equal(loaded.adapter.logits(ids), before)
 
 
 def test_fvu_of_any_function(loaded: LoadedModel, corpus: TokenCorpus) -> None:
-    found = evaluator(loaded, corpus).fvu_of({0: torch.zeros_like, 2: lambda x: x * 1e3})
-    assert found[0] >= 1.0
-    assert found[2] > 1e3
+    zero, huge = mlp_sites((0, 2))
+    found = evaluator(loaded, corpus).fvu_of({zero: torch.zeros_like, huge: lambda x: x * 1e3})
+    assert found[zero] >= 1.0
+    assert found[huge] > 1e3
 
 
 def test_cancel(loaded: LoadedModel, corpus: TokenCorpus) -> None:
     ctx = WorkContext()
     ctx.cancel()
     with pytest.raises(Cancelled):
-        evaluator(loaded, corpus).evaluate({0: transcoder()}, ctx)
+        evaluator(loaded, corpus).evaluate(DictionarySet({0: transcoder()}), ctx)

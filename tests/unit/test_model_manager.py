@@ -18,7 +18,7 @@ import torch
 
 from attention_studio.core import model_manager as module
 from attention_studio.core.loaded_model import find_start_token, hash_tensors
-from attention_studio.core.model_adapter import UnsupportedModelError
+from attention_studio.core.model_families import UnsupportedModelError
 from attention_studio.core.model_manager import (
     DeviceError,
     EmptyPromptError,
@@ -76,7 +76,10 @@ def test_every_family_loads_and_agrees_with_the_original(
     assert loaded.info.name == family
     assert loaded.info.source == str(folder)
     ids = torch.tensor([loaded.encode(PROMPT)])
-    expected = tiny_model(family)(input_ids=ids).logits
+    original = tiny_model(family)
+    # Some versions of transformers drop Gemma 2's cap in their other attention.
+    original.set_attn_implementation("eager")
+    expected = original(input_ids=ids).logits
     torch.testing.assert_close(loaded.adapter.logits(ids), expected, rtol=1e-4, atol=1e-5)
     infos = manager.get_layer_info()
     assert isinstance(infos, list)

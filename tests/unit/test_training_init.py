@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attention_studio.core.dictionaries.transcoder import TranscoderConfig
 from attention_studio.core.dictionaries.transcoder_config import ActivationKind
+from attention_studio.core.training_config import EncoderInit
 from attention_studio.core.training_init import initial_transcoder, layer_statistics
 
 D, S, N = 8, 64, 3000
@@ -50,6 +51,45 @@ def test_statistics_of_bfloat16_blocks() -> None:
     assert fvu(found.predict_affine(x), y) < fvu(exact.predict_affine(x), y) + 1e-2
 
 
+def test_few_far_outputs_do_not_decide_scale_and_centre() -> None:
+    """Three of 3000 tokens, hundreds of times as far as the others, hold most of the variance."""
+    x, y, _ = data()
+    plain = layer_statistics(x, y)
+    torch.testing.assert_close(plain.output_centre, plain.output_mean)
+    far = y.clone()
+    far[::1000] += 1000 * y.std() * torch.eye(D)[0]
+    assert (far - far.mean(0)).square().sum() > 4 * (y - y.mean(0)).square().sum()
+    found = layer_statistics(x, far)
+    assert found.output_scale == pytest.approx(plain.output_scale, rel=0.15)
+    spread = y.std(0).norm()
+    assert (found.output_centre.float() - y.mean(0)).norm() < 0.05 * spread
+    torch.testing.assert_close(found.output_mean.float(), far.mean(0))
+    assert (found.output_mean.float() - y.mean(0)).norm() > 0.1 * spread
+    start = initial_transcoder(config(), found, x, far, "zero", 0, 0)
+    torch.testing.assert_close(start.b_D, (found.output_centre * found.output_scale).float())
+
+
+def test_centre_and_scale_are_those_of_the_tokens_with_far_ones_drawn_near() -> None:
+    """The fixed point, token by token: far rows moved to 16 times the median distance."""
+    x, y, _ = data()
+    y[:40] *= 500
+    found = layer_statistics(x, y)
+    away = y.double() - found.output_centre
+    lengths = away.norm(dim=1)
+    near = away * (16 * lengths.median() / lengths).clamp(max=1.0)[:, None]
+    assert near.mean(0).norm() < 1e-2 * near.norm(dim=1).mean()
+    assert (near * found.output_scale).square().mean().item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_outputs_that_are_mostly_at_their_mean_keep_their_variance() -> None:
+    """The median distance is zero and can be no measure."""
+    y = torch.zeros(10, D)
+    y[0], y[1] = 1.0, -1.0
+    found = layer_statistics(torch.ones(10, D), y)
+    assert not found.output_centre.any()
+    assert found.output_scale == pytest.approx((1 / 0.2) ** 0.5)
+
+
 def test_constant_activations_have_a_scale() -> None:
     found = layer_statistics(torch.ones(10, D), torch.zeros(10, D))
     assert (found.input_scale, found.output_scale) == (1.0, 1.0)
@@ -66,6 +106,53 @@ def test_the_encoder() -> None:
     assert torch.equal(t.W_E, again.W_E)
     other = initial_transcoder(config(), layer_statistics(x, y), x, y, "zero", 0, 4)
     assert not torch.equal(t.W_E, other.W_E)
+
+
+def encoder(x: Tensor, encoder_init: EncoderInit) -> Tensor:
+    """The encoder rows that a transcoder starts with for inputs ``x``."""
+    y = torch.zeros_like(x)
+    start = initial_transcoder(
+        config(), layer_statistics(x, y), x, y, "zero", 0, 0, encoder_init=encoder_init
+    )
+    return start.W_E
+
+
+def nearest(rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest cosine of each row with an input seen from the mean, and that input's index."""
+    seen = torch.nn.functional.normalize(x - x.mean(0), dim=1)
+    found = (rows @ seen.t()).max(1)
+    return found.values, found.indices
+
+
+def test_an_encoder_of_samples_looks_at_inputs_that_occur() -> None:
+    # Inputs in few directions, among many that do not occur.
+    x = torch.randn(200, D, generator=torch.Generator().manual_seed(0))
+    x[:, 2:] *= 0.01
+    rows = encoder(x, "samples")
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(S))
+    cosines, which = nearest(rows, x)
+    assert cosines.min() > 0.85
+    assert len(which.unique()) > S // 2
+    assert nearest(encoder(x, "random"), x)[0].min() < 0.5
+
+
+def test_an_encoder_of_samples_has_no_two_rows_alike_where_the_text_repeats_itself() -> None:
+    x = torch.randn(4, D, generator=torch.Generator().manual_seed(0)).repeat(50, 1)
+    rows = encoder(x, "samples")
+    assert ((rows @ rows.t()).fill_diagonal_(0) < 0.9999).all()
+
+
+def test_an_encoder_of_samples_with_fewer_inputs_than_latents() -> None:
+    x = torch.randn(10, D, generator=torch.Generator().manual_seed(0))
+    rows, random = encoder(x, "samples"), encoder(x, "random")
+    assert nearest(rows[:10], x)[0].min() > 0.85
+    assert sorted(nearest(rows[:10], x)[1].tolist()) == list(range(10))
+    assert torch.equal(rows[10:], random[10:])
+
+
+def test_inputs_without_a_direction_leave_the_encoder_random() -> None:
+    x = torch.full((100, D), 0.5)
+    torch.testing.assert_close(encoder(x, "samples"), encoder(x, "random"))
 
 
 @pytest.mark.parametrize("kind", ["relu", "topk", "batchtopk", "jumprelu"])

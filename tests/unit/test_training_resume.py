@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from attention_studio.core.training_checks import ExistingRunError
+from attention_studio.core.training_lock import LOCK_NAME, RunLock
 from tests.training import CONFIG
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="training processes are forked")
@@ -82,8 +85,8 @@ def unbroken(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def assert_same(out: Path, expected: Path) -> None:
-    for layer in CONFIG.layers:
-        name = f"layer_{layer:02d}.safetensors"
+    for site in CONFIG.sites:
+        name = f"{site.name}.safetensors"
         found = safetensors.torch.load_file(out / name)
         wanted = safetensors.torch.load_file(expected / name)
         assert found.keys() == wanted.keys()
@@ -133,6 +136,25 @@ def test_killed_at_random_moments(
     assert_same(out, unbroken)
 
 
+def test_a_folder_is_the_run_s_own_until_it_is_killed(nursery: Nursery, tmp_path: Path) -> None:
+    refusals: list[str] = []
+
+    def kill(word: str) -> bool:
+        if word != "StepDone":
+            return False
+        with pytest.raises(ExistingRunError) as refused:
+            RunLock(tmp_path / "crm")
+        refusals.append(str(refused.value))
+        return True
+
+    assert nursery.train(tmp_path / "crm", kill=kill) == -signal.SIGKILL
+    assert re.search(r"Another run \(process \d+\) is training", refusals[0])
+    assert f"process {os.getpid()}" not in refusals[0]
+    lock = RunLock(tmp_path / "crm")
+    lock.release()
+    assert not (tmp_path / "crm" / LOCK_NAME).exists()
+
+
 @pytest.mark.parametrize("stage", ["checkpoint", "removal", "save"])
 def test_killed_while_writing(nursery: Nursery, unbroken: Path, tmp_path: Path, stage: str) -> None:
     """With a file half written: a checkpoint's or the replacement model's; or between a new
@@ -144,6 +166,19 @@ def test_killed_while_writing(nursery: Nursery, unbroken: Path, tmp_path: Path, 
     # From the last complete checkpoint.
     assert nursery.steps == CONFIG.total_steps - {"checkpoint": 4, "removal": 8, "save": 24}[stage]
     assert_same(out, unbroken)
+
+
+def test_killed_while_cleaning_up(nursery: Nursery, unbroken: Path, tmp_path: Path) -> None:
+    """The run was complete, whatever is left of its checkpoints."""
+    out = tmp_path / "crm"
+    code = nursery.train(out, kill=lambda word: word == "stalled", stall="cleanup")
+    assert code == -signal.SIGKILL
+    assert list((out / "checkpoints").glob("step_*"))
+    assert nursery.train(out) == 0
+    assert nursery.steps == 0
+    assert not (out / "checkpoints").exists()
+    assert_same(out, unbroken)
+    assert (out / "history.json").read_bytes() == (unbroken / "history.json").read_bytes()
 
 
 def test_a_finished_run_is_only_reported(nursery: Nursery, unbroken: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,47 +10,39 @@ import pytest
 import torch
 from torch import Tensor
 
+from attention_studio.core.batch_statistics import BatchStatistics
 from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
 from attention_studio.core.dictionaries.transcoder_config import ActivationKind
+from attention_studio.core.training_adam import norm_of
 from attention_studio.core.training_config import (
     StepSettings,
     TrainConfig,
     k_at,
     learning_rate_at,
 )
-from attention_studio.core.training_gradients import BatchGradients, BatchStatistics, StepScratch
+from attention_studio.core.training_gradients import BatchGradients
+from attention_studio.core.training_scratch import StepScratch
 from attention_studio.core.training_step import (
-    LayerState,
-    StepResult,
-    gradient_norm,
+    TranscoderState,
     training_step,
 )
+from tests.slow_loss import activations, whole_loss
+from tests.steps import KINDS, SETTINGS, HasAll, HasNothing, finish
 
-KINDS: tuple[ActivationKind, ...] = ("relu", "topk", "batchtopk", "jumprelu")
-N, D, S, K, CHUNK = 50, 12, 40, 5, 16
-
-SETTINGS = StepSettings(
-    learning_rate=1e-2,
-    k=K,
-    l1=0.3,
-    l0=0.2,
-    bandwidth=0.4,
-    auxk=4,
-    auxk_coefficient=1 / 32,
-    dead_after_tokens=100,
-    clip_norm=None,
-    beta1=0.9,
-    beta2=0.999,
-    eps=1e-8,
-    token_chunk=CHUNK,
-    row_chunk=7,
-)
+N, D, S = 50, 12, 40
+K, CHUNK = SETTINGS.k, SETTINGS.token_chunk
 
 
-def make_state(kind: ActivationKind, skip: bool, seed: int = 0) -> LayerState:
+def make_state(
+    kind: ActivationKind, skip: bool, seed: int = 0, norm_aware: bool = False
+) -> TranscoderState:
     """A random double-precision transcoder with scales, some of its latents dead."""
     g = torch.Generator().manual_seed(seed)
-    t = Transcoder(TranscoderConfig(d_model=D, d_latent=S, activation=kind, k=K, skip=skip))
+    t = Transcoder(
+        TranscoderConfig(
+            d_model=D, d_latent=S, activation=kind, k=K, skip=skip, norm_aware=norm_aware
+        )
+    )
     for parameter in t.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.4)
     t.W_D[3] = 0.0  # a row without a direction must not give NaN
@@ -59,7 +51,7 @@ def make_state(kind: ActivationKind, skip: bool, seed: int = 0) -> LayerState:
         t.threshold.copy_(torch.rand(S, generator=g) * 0.5)
     t.input_scale.fill_(0.7)
     t.output_scale.fill_(1.9)
-    state = LayerState.new(t.double())
+    state = TranscoderState.new(t.double())
     state.tokens_since_fired[::3] = 1000
     return state
 
@@ -70,38 +62,6 @@ def make_batch(seed: int = 1, n: int = N) -> tuple[Tensor, Tensor]:
     return draw[0], draw[1]
 
 
-class JumpReLU(torch.autograd.Function):
-    """Rajamanoharan et al. 2024, equations 10 and 11, as autograd sees them."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, theta: Tensor, width: float) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(a, theta)
-        ctx.width = width
-        return a * (a > theta)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        a, theta = ctx.saved_tensors
-        kernel = (((a - theta) / ctx.width).abs() < 0.5).to(a.dtype)
-        return grad * (a > theta), -(theta / ctx.width) * kernel * grad, None
-
-
-class Step(torch.autograd.Function):
-    """The Heaviside step with the rectangle kernel for a derivative in the threshold."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, theta: Tensor, width: float) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(a, theta)
-        ctx.width = width
-        return (a > theta).to(a.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
-        a, theta = ctx.saved_tensors
-        kernel = (((a - theta) / ctx.width).abs() < 0.5).to(a.dtype)
-        return None, -(1 / ctx.width) * kernel * grad, None
-
-
 def autograd_twin(
     t: Transcoder, inputs: Tensor, outputs: Tensor, dead: Tensor, settings: StepSettings
 ) -> tuple[float, dict[str, Tensor]]:
@@ -109,52 +69,24 @@ def autograd_twin(
     p = {name: v.detach().clone().requires_grad_() for name, v in t.named_parameters()}
     x, y = inputs * t.input_scale, outputs * t.output_scale
     pre = x @ p["W_E"].T + p["b_E"]
-    kind = t.config.activation
-    if kind == "relu":
-        f = pre.relu()
-    elif kind == "topk":
-        kept = torch.zeros_like(pre).scatter(1, pre.topk(settings.k, dim=1).indices, 1.0)
-        f = pre.relu() * kept
-    elif kind == "batchtopk":
-        groups = []
-        for group in pre.split(settings.token_chunk):
-            least = group.relu().flatten().topk(settings.k * len(group)).values[-1]
-            groups.append(group.relu() * (group >= least))
-        f = torch.cat(groups)
-    else:
-        f = JumpReLU.apply(pre, p["threshold"], settings.bandwidth)
+    kind, threshold = t.config.activation, p.get("threshold")
+    groups = [len(part) for part in pre.split(settings.token_chunk)]
+    weight = None
+    if t.config.norm_aware:
+        norms = t.W_D.norm(dim=1)
+        weight = (norms / norms.mean()).clamp_min(0.1)
+    f = activations(kind, pre, threshold, settings, groups, weight)
     prediction = f @ p["W_D"] + p["b_D"]
     if "W_skip" in p:
         prediction = prediction + x @ p["W_skip"]
-    error = prediction - y
-    loss = error.square().sum(1).mean()
-    z = pre[:, dead].relu()
-    if settings.auxk < dead.numel():
-        kept = torch.zeros_like(z).scatter(1, z.topk(settings.auxk, dim=1).indices, 1.0)
-        z = z * kept
-    residual = z @ p["W_D"][dead] + error.detach()
-    loss = loss + settings.auxk_coefficient * residual.square().sum(1).mean()
-    if kind == "relu":
-        loss = loss + settings.l1 * (f * p["W_D"].norm(dim=1)).sum(1).mean()
-    if kind == "jumprelu":
-        count = Step.apply(pre.detach(), p["threshold"], settings.bandwidth).sum(1).mean()
-        loss = loss + settings.l0 * count
+    loss = whole_loss(kind, pre, f, prediction, y, p["W_D"], threshold, dead, settings)
     loss.backward()
     return loss.item(), {name: v.grad for name, v in p.items() if v.grad is not None}
 
 
-def finish(steps: Generator[None, None, StepResult]) -> StepResult:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result: StepResult = stop.value
-            return result
-
-
-def scratch_for(state: LayerState, n: int = N) -> StepScratch:
+def scratch_for(state: TranscoderState, n: int = N) -> StepScratch:
     return StepScratch(
-        state.transcoder.config, n, CHUNK, torch.device("cpu"), state.transcoder.W_E.dtype
+        state.dictionary.config, n, CHUNK, torch.device("cpu"), state.dictionary.W_E.dtype
     )
 
 
@@ -165,9 +97,9 @@ def test_every_gradient_equals_autograd(kind: ActivationKind, skip: bool, auxk: 
     state, (x, y) = make_state(kind, skip), make_batch()
     settings = replace(SETTINGS, auxk=auxk)
     dead = (state.tokens_since_fired >= 100).nonzero().squeeze(1)
-    loss, expected = autograd_twin(state.transcoder, x, y, dead, settings)
+    loss, expected = autograd_twin(state.dictionary, x, y, dead, settings)
     scratch = scratch_for(state)
-    batch = BatchGradients(state.transcoder, scratch, settings, dead, threshold_seen=False)
+    batch = BatchGradients(state.dictionary, scratch, settings, dead, threshold_seen=False)
     stats = [found for found in batch.run(x, y) if found is not None]
     assert len(stats) == 1
     assert stats[0].loss == pytest.approx(loss, rel=1e-10)
@@ -177,14 +109,33 @@ def test_every_gradient_equals_autograd(kind: ActivationKind, skip: bool, auxk: 
         torch.testing.assert_close(scratch.gradients[name], gradient, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+def test_gradients_of_latents_that_are_ranked_by_norm(kind: ActivationKind) -> None:
+    state, (x, y) = make_state(kind, skip=False, norm_aware=True), make_batch()
+    state.dictionary.W_D[::4] *= 4.0
+    dead = (state.tokens_since_fired >= 100).nonzero().squeeze(1)
+    loss, expected = autograd_twin(state.dictionary, x, y, dead, SETTINGS)
+    scratch = scratch_for(state)
+    batch = BatchGradients(state.dictionary, scratch, SETTINGS, dead, threshold_seen=False)
+    stats = list(batch.run(x, y))[-1]
+    assert stats is not None
+    assert stats.loss == pytest.approx(loss, rel=1e-10)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(scratch.gradients[name], gradient, rtol=1e-9, atol=1e-11)
+    plain = make_state(kind, skip=False)
+    plain.dictionary.W_D[::4] *= 4.0
+    other, _ = autograd_twin(plain.dictionary, x, y, dead, SETTINGS)
+    assert other != pytest.approx(loss, rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_precision_is_close_to_autograd(kind: ActivationKind) -> None:
     state, (x, y) = make_state(kind, skip=True), make_batch()
     dead = (state.tokens_since_fired >= 100).nonzero().squeeze(1)
-    _, expected = autograd_twin(state.transcoder, x, y, dead, SETTINGS)
-    state = LayerState.new(state.transcoder.float())
+    _, expected = autograd_twin(state.dictionary, x, y, dead, SETTINGS)
+    state = TranscoderState.new(state.dictionary.float())
     scratch = scratch_for(state)
-    batch = BatchGradients(state.transcoder, scratch, SETTINGS, dead, threshold_seen=False)
+    batch = BatchGradients(state.dictionary, scratch, SETTINGS, dead, threshold_seen=False)
     list(batch.run(x.float(), y.float()))
     for name, gradient in expected.items():
         error = (scratch.gradients[name].double() - gradient).norm() / gradient.norm()
@@ -197,31 +148,37 @@ def test_dead_latents_reach_the_encoder(kind: ActivationKind) -> None:
     state, (x, y) = make_state(kind, skip=False), make_batch()
     dead = torch.tensor([6])
     if kind == "jumprelu":
-        assert state.transcoder.threshold is not None
-        state.transcoder.threshold[6] = 1e6
+        assert state.dictionary.threshold is not None
+        state.dictionary.threshold[6] = 1e6
     # Weak but positive: never among the selected, always a candidate for AuxK.
-    state.transcoder.W_E[6] = 0.0
-    state.transcoder.b_E[6] = 1e-4
+    state.dictionary.W_E[6] = 0.0
+    state.dictionary.b_E[6] = 1e-4
     with_aux, without = scratch_for(state), scratch_for(state)
     for scratch, coefficient in ((with_aux, 1.0), (without, 0.0)):
         settings = replace(SETTINGS, auxk_coefficient=coefficient, k=1)
-        list(BatchGradients(state.transcoder, scratch, settings, dead, False).run(x, y))
+        list(BatchGradients(state.dictionary, scratch, settings, dead, False).run(x, y))
     assert without.gradients["W_E"][6].abs().max() == 0
     assert with_aux.gradients["W_E"][6].abs().max() > 0
     assert with_aux.gradients["b_E"][6] != 0
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize(("clip", "decay"), [(None, 0.0), (0.5, 0.0), (0.5, 2.0)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_update_is_torch_adam_with_global_clipping(
-    kind: ActivationKind, clip: float | None
+def test_the_update_is_torch_adamw_with_global_clipping(
+    kind: ActivationKind, clip: float | None, decay: float
 ) -> None:
+    """Weight decay is for encoder and decoder, not for biases, skip and thresholds."""
     state = make_state(kind, skip=True)
-    settings = replace(SETTINGS, clip_norm=clip)
+    settings = replace(SETTINGS, clip_norm=clip, weight_decay=decay)
     scratch = scratch_for(state)
-    twin = Transcoder(state.transcoder.config).double()
-    twin.load_state_dict(state.transcoder.state_dict())
-    adam = torch.optim.Adam(twin.parameters(), lr=settings.learning_rate)
+    twin = Transcoder(state.dictionary.config).double()
+    twin.load_state_dict(state.dictionary.state_dict())
+    decays = [twin.W_E, twin.W_D]
+    stays = [p for name, p in twin.named_parameters() if name not in ("W_E", "W_D")]
+    adam = torch.optim.AdamW(
+        [{"params": decays, "weight_decay": decay}, {"params": stays, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+    )
     for step in range(4):
         x, y = make_batch(seed=step)
         dead = (state.tokens_since_fired >= 100).nonzero().squeeze(1)
@@ -241,21 +198,52 @@ def test_the_update_is_torch_adam_with_global_clipping(
         assert result.gradient_norm == pytest.approx(total, rel=1e-9)
         for name, parameter in twin.named_parameters():
             torch.testing.assert_close(
-                getattr(state.transcoder, name).detach(), parameter.detach(), rtol=1e-7, atol=1e-9
+                getattr(state.dictionary, name).detach(), parameter.detach(), rtol=1e-7, atol=1e-9
             )
+
+
+@pytest.mark.parametrize("dead", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_without_rows_makes_the_same_step(kind: ActivationKind, dead: bool) -> None:
+    x, y = make_batch()
+    all_of_it = HasAll()
+    ends = []
+    for n, peers in ((N, all_of_it), (0, None)):
+        state = make_state(kind, skip=True, norm_aware=kind in ("topk", "batchtopk"))
+        state.tokens_since_fired *= dead
+        others = peers or HasNothing(all_of_it)
+        result = finish(training_step(state, scratch_for(state), x[:n], y[:n], SETTINGS, others))
+        ends.append((result, state.tensors()))
+    assert isinstance(others, HasNothing) and not others.left
+    assert ends[0][0] == ends[1][0]
+    for name, tensor in ends[0][1].items():
+        assert torch.equal(tensor, ends[1][1][name]), name
+
+
+def test_weight_decay_is_counted_by_the_run() -> None:
+    for steps in (10, 1000):
+        config = TrainConfig(
+            layers=(0,), tokens=steps * 8, batch_tokens=8, learning_rate=5e-3, decay=0.7
+        )
+        decay = config.step_settings(steps // 2, 16).weight_decay
+        left = (1 - config.learning_rate * decay) ** steps
+        assert left == pytest.approx(math.exp(-0.7), rel=0.05)
+    for kind in ("relu", "jumprelu"):
+        other = TrainConfig(layers=(0,), activation=kind)
+        assert other.step_settings(0, 16).weight_decay == 0.0
 
 
 def test_rows_without_a_gradient_still_coast_on_their_momentum() -> None:
     """Dense Adam: a latent that did not fire moves by what it has in its moments."""
     state = make_state("topk", skip=False)
     state.tokens_since_fired.zero_()
-    state.transcoder.W_E[7] = 0.0
-    state.transcoder.b_E[7] = -5.0
+    state.dictionary.W_E[7] = 0.0
+    state.dictionary.b_E[7] = -5.0
     state.first["W_D"][7] = 1.0
     state.second["W_D"][7] = 1.0
-    before = state.transcoder.W_D[7].clone()
+    before = state.dictionary.W_D[7].clone()
     finish(training_step(state, scratch_for(state), *make_batch(), SETTINGS))
-    assert (state.transcoder.W_D[7] < before).all()
+    assert (state.dictionary.W_D[7] < before).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -271,9 +259,9 @@ def test_chunk_sizes_do_not_change_the_gradients(kind: ActivationKind) -> None:
     ):
         settings = replace(SETTINGS, row_chunk=row_chunk, token_chunk=token_chunk)
         scratch = StepScratch(
-            state.transcoder.config, N, token_chunk, torch.device("cpu"), torch.float64
+            state.dictionary.config, N, token_chunk, torch.device("cpu"), torch.float64
         )
-        list(BatchGradients(state.transcoder, scratch, settings, dead, True).run(x, y))
+        list(BatchGradients(state.dictionary, scratch, settings, dead, True).run(x, y))
         found.append({name: g.clone() for name, g in scratch.gradients.items()})
     for other in found[1:]:
         for name, gradient in found[0].items():
@@ -282,7 +270,7 @@ def test_chunk_sizes_do_not_change_the_gradients(kind: ActivationKind) -> None:
 
 def test_statistics_of_a_batch() -> None:
     state, (x, y) = make_state("topk", skip=False), make_batch()
-    t = state.transcoder
+    t = state.dictionary
     f = t.encode(x)
     error = t(x) - y
     expected_fvu = error.square().sum() / (y - y.mean(0)).square().sum()
@@ -299,19 +287,24 @@ def test_statistics_of_a_batch() -> None:
     assert result.dead == int(silent.sum())
 
 
-def test_batchtopk_keeps_a_running_threshold() -> None:
+@pytest.mark.parametrize("silent", [False, True])
+def test_batchtopk_keeps_a_running_threshold(silent: bool) -> None:
+    """It starts with the first chunk that selects anything."""
     state, (x, y) = make_state("batchtopk", skip=False), make_batch()
-    threshold = state.transcoder.threshold
+    threshold = state.dictionary.threshold
     assert threshold is not None
     expected = None
-    pre = state.transcoder.pre_activations(x)
-    for group in pre.split(CHUNK):
+    if silent:
+        x[:CHUNK] = 0.0
+        state.dictionary.b_E.zero_()
+    pre = state.dictionary.pre_activations(x)
+    for group in pre.split(CHUNK)[silent:]:
         least = group.flatten().topk(K * len(group)).values[-1].item()
         expected = least if expected is None else 0.99 * expected + 0.01 * least
     scratch = scratch_for(state)
     list(
         BatchGradients(
-            state.transcoder,
+            state.dictionary,
             scratch,
             SETTINGS,
             torch.tensor([], dtype=torch.int64),
@@ -325,7 +318,7 @@ def test_the_last_result_is_statistics_and_micro_steps_come_before() -> None:
     state, (x, y) = make_state("topk", skip=False), make_batch()
     dead = torch.tensor([0, 3])
     found = list(
-        BatchGradients(state.transcoder, scratch_for(state), SETTINGS, dead, True).run(x, y)
+        BatchGradients(state.dictionary, scratch_for(state), SETTINGS, dead, True).run(x, y)
     )
     assert isinstance(found[-1], BatchStatistics)
     assert found[:-1] == [None] * (len(found) - 1)
@@ -337,7 +330,7 @@ def test_gradient_norm_is_over_all_parameters() -> None:
     for gradient in scratch.gradients.values():
         gradient.fill_(2.0)
     count = sum(gradient.numel() for gradient in scratch.gradients.values())
-    assert gradient_norm(scratch) == pytest.approx(2.0 * count**0.5)
+    assert norm_of(scratch.gradients.values()) == pytest.approx(2.0 * count**0.5)
 
 
 class TestSchedules:
@@ -391,6 +384,7 @@ class TestSchedules:
         ({"k": 5000}, "k = 5000"),
         ({"tokens": 10}, "tokens"),
         ({"block_tokens": 10}, "block_tokens"),
+        ({"decay": 2.0, "tokens": 5000}, "decay = 2 is not less than the run's 2 steps"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"colour": "red"}, "colour"),
     ],

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_studio.core.crm_trainer import Transcoder, TranscoderConfig
 from attention_studio.core.dictionaries.activation_functions import (
     batchtopk_entries,
     jumprelu,
     relu,
+    selection_weight,
     topk,
 )
+from attention_studio.core.dictionaries.transcoder import Transcoder, TranscoderConfig
 from attention_studio.core.dictionaries.transcoder_config import ActivationKind
 
 KINDS: tuple[ActivationKind, ...] = ("relu", "topk", "batchtopk", "jumprelu")
@@ -45,6 +46,39 @@ def test_topk_keeps_the_largest_and_only_positive_ones() -> None:
     assert topk(pre, 9).tolist() == relu(pre).tolist()
 
 
+def test_selection_weights_are_norms_in_units_of_their_mean_with_a_floor() -> None:
+    norms = torch.tensor([4.0, 1.0, 0.0, 3.0])
+    assert selection_weight(norms).tolist() == [2.0, 0.5, pytest.approx(0.1), 1.5]
+    assert torch.equal(selection_weight(norms * 8), selection_weight(norms))
+    assert selection_weight(torch.zeros(3)).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_weights_rank_but_do_not_change_activations() -> None:
+    pre, weight = torch.tensor([[1.0, 5.0, -3.0, 4.0]]), torch.tensor([9.0, 1.0, 9.0, 1.0])
+    assert topk(pre, 2, weight).tolist() == [[1.0, 5.0, 0, 0]]
+    assert jumprelu(pre, torch.tensor(4.5), weight).tolist() == [[1.0, 5.0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+def test_a_norm_aware_transcoder_selects_by_norm_folded_or_not(kind: ActivationKind) -> None:
+    plain, x = random_transcoder(kind), inputs()
+    t = Transcoder(TranscoderConfig(**{**plain.config.model_dump(), "norm_aware": True}))
+    t.load_state_dict(plain.state_dict())
+    t.W_D[::4] *= 6.0
+    pre = t.pre_activations(x)
+    keys = pre * selection_weight(t.W_D.norm(dim=1))
+    assert t.threshold is not None or kind == "topk"
+    if kind == "topk":
+        kept = torch.zeros_like(pre).scatter(1, keys.topk(4, dim=1).indices, 1.0)
+    else:
+        kept = (keys > t.threshold).float()
+    expected = pre.relu() * kept
+    torch.testing.assert_close(t.encode(x), expected)
+    assert not torch.equal(plain.encode(x) > 0, expected > 0)
+    t.fold()
+    torch.testing.assert_close(t.encode(x), expected)
+
+
 def test_jumprelu_needs_more_than_the_threshold() -> None:
     pre = torch.tensor([[1.0, 1.0, 1.0]])
     assert jumprelu(pre, torch.tensor([0.5, 1.0, 1.5])).tolist() == [[1.0, 0, 0]]
@@ -57,6 +91,14 @@ def test_batchtopk_takes_the_largest_of_the_group_whatever_the_hint(hint: float)
     expected = pre.flatten().topk(18)
     assert positions.tolist() == sorted(expected.indices.tolist())
     assert torch.equal(values, pre.flatten()[positions])
+
+
+@pytest.mark.parametrize("hint", [0.0, 0.5, 1.0, 2.5])
+def test_batchtopk_takes_the_first_of_equals_whatever_the_hint(hint: float) -> None:
+    pre = torch.randint(-1, 4, (8, 50), generator=torch.Generator().manual_seed(0)).bfloat16()
+    positions, _ = batchtopk_entries(pre, 5, hint)
+    first = pre.flatten().sort(descending=True, stable=True).indices[:40]
+    assert positions.tolist() == sorted(first.tolist())
 
 
 def test_batchtopk_never_takes_what_is_not_positive() -> None:
