@@ -16,6 +16,7 @@ from attention_studio.utils.files import (
     FileWriteError,
     atomic_folder,
     atomic_write,
+    explain_write_errors,
     passing_folder,
     publish_folder,
     read_json,
@@ -76,8 +77,6 @@ def test_really_full_device() -> None:
             pytest.skip(f"this system has no full device: {error}")
     else:
         pytest.skip("this system's /dev/full takes what is written to it")
-    from attention_studio.utils.files import explain_write_errors
-
     with pytest.raises(FileWriteError, match="disk is full"), explain_write_errors(full):
         full.write_text("x")
 
