@@ -147,13 +147,13 @@ def _written(
     ctx: ConsoleContext,
 ) -> list[Path]:
     from attention_studio.core.interchange import tables
-    from attention_studio.core.interchange.graph_document import write_graph_json
     from attention_studio.core.interchange.graph_writing import (
         GraphLabels,
         GraphView,
         converted,
         save_graph_json,
     )
+    from attention_studio.core.interchange.json_writing import write_ascii_json
     from attention_studio.core.interchange.slugs import slug_of
     from attention_studio.core.interchange.viewer_folder import write_viewer_folder
 
@@ -179,7 +179,7 @@ def _written(
     if arguments.dashboards:
         raise UsageError("Pages about features need a folder", "", "give --out without .json")
     if opened.foreign is not None:
-        write_graph_json(out, converted(opened.foreign, tool))
+        write_ascii_json(out, converted(opened.foreign, tool))
     else:
         save_graph_json(graph, part, out, tool, GraphLabels(slug=slug, scan=arguments.scan))
     return [out]

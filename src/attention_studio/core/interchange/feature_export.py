@@ -16,6 +16,7 @@ from attention_studio.core.interchange.feature_import import dictionary_name
 from attention_studio.core.interchange.feature_reading import DashboardTransferError
 from attention_studio.core.interchange.foreign_rest import ForeignRests
 from attention_studio.core.interchange.json_rest import Rest, with_rest
+from attention_studio.core.interchange.json_writing import ascii_json
 from attention_studio.core.interchange.neuronpedia_files import feature_of_page, shared_rest
 from attention_studio.core.interchange.slugs import slug_of
 from attention_studio.core.sites import Site
@@ -258,8 +259,6 @@ def _with(value: dict[str, Any], rest: Rest) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Without a space too many, in ASCII, as graphs are written."""
-    with explain_write_errors(path):
-        path.write_text(
-            json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii"
-        )
+    """As graphs are written; the folder around it appears whole or not at all."""
+    with explain_write_errors(path), path.open("wb") as file:
+        file.writelines(ascii_json(value))

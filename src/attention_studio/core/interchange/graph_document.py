@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from attention_studio.core.interchange.json_writing import write_ascii_json
 from attention_studio.core.interchange.link_columns import LinkText
 from attention_studio.core.interchange.strict_json import NotStrictJsonError, strict_json
 from attention_studio.utils.errors import StudioError
-from attention_studio.utils.files import FileReadError, atomic_write, read_text
+from attention_studio.utils.files import FileReadError, read_text
 
 MAX_GRAPH_JSON_BYTES = 128 << 20
 MAX_NODES = 200_000
@@ -245,29 +246,9 @@ class GraphDocument:
         """Write the value as it was read, unknown fields included.
 
         Raises:
-            FileWriteError: it cannot be written.
+            FileWriteError, JsonWritingError: it cannot be written.
         """
-        write_graph_json(path, self.value)
-
-
-def write_graph_json(path: Path, value: Any) -> None:
-    """Write JSON without a space too many, atomically, in ASCII.
-
-    A reader that takes the system's encoding for the file's (circuit-tracer's index does) reads
-    it right, and half of a surrogate pair, which UTF-8 cannot hold, survives.
-
-    Raises:
-        FileWriteError: it cannot be written.
-        GraphDocumentError: it is nested deeper than JSON is written.
-    """
-    try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except RecursionError as error:
-        raise GraphDocumentError(
-            f"{path.name} cannot be written", "it is nested too deep"
-        ) from error
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="ascii")
+        write_ascii_json(path, self.value)
 
 
 def is_error(node: DocumentNode) -> bool:

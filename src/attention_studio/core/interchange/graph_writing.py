@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 import attention_studio
 from attention_studio.core.attribution_graph import AttributionGraph, NodeKind, PrunedGraph
 from attention_studio.core.interchange.foreign_graph import ForeignGraph, everything
-from attention_studio.core.interchange.graph_document import Dialect, write_graph_json
+from attention_studio.core.interchange.graph_document import Dialect
+from attention_studio.core.interchange.json_writing import write_ascii_json
 from attention_studio.core.interchange.node_facts import cantor_pair
 from attention_studio.core.qk_records import KeyTrace, strongest
 from attention_studio.core.sites import Site, SiteKind
@@ -149,7 +150,7 @@ def save_graph_json(
     Raises:
         FileWriteError: it cannot be written.
     """
-    write_graph_json(path, graph_json(graph, pruned, dialect, labels, view))
+    write_ascii_json(path, graph_json(graph, pruned, dialect, labels, view))
 
 
 def converted(foreign: ForeignGraph, dialect: Dialect) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any, Optional
 from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
 from attention_studio.core.feature_store import FeatureStore
 from attention_studio.core.interchange.feature_export import features_of, write_feature_files
-from attention_studio.core.interchange.graph_document import write_graph_json
 from attention_studio.core.interchange.graph_writing import GraphLabels, GraphView, graph_json
+from attention_studio.core.interchange.json_writing import write_ascii_json
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.files import FileReadError, read_json
 from attention_studio.utils.progress import WorkContext
@@ -74,9 +74,9 @@ def write_viewer_folder(
         shown = features_of(graph, pruned)
         write_feature_files(store, folder / "features" / slug, shown, sites, ctx)
     path = folder / f"{slug}.json"
-    write_graph_json(path, made)
+    write_ascii_json(path, made)
     graphs = [entry for entry in index["graphs"] if entry.get("slug") != slug]
-    write_graph_json(folder / INDEX, {**index, "graphs": [*graphs, made["metadata"]]})
+    write_ascii_json(folder / INDEX, {**index, "graphs": [*graphs, made["metadata"]]})
     return path
 
 
