@@ -20,7 +20,7 @@ from attention_studio.core.stored_record import (
     StrictRecord,
     Text,
 )
-from attention_studio.core.trace_circumstances import DictionariesId, dictionaries_of
+from attention_studio.core.trace_circumstances import DictionariesId, is_about
 from attention_studio.core.validation_report import Agreement, ValidationFormatError
 
 if TYPE_CHECKING:
@@ -114,10 +114,8 @@ class EdgeReport:
 
     def belongs_to(self, graph: Optional[AttributionGraph]) -> bool:
         """Whether a graph is of the prompt, model and dictionaries that were tested."""
-        if graph is None or (graph.prompt, graph.model_hash) != (self.prompt, self.model_hash):
-            return False
         tested = DictionariesId(self.crm_name, self.crm_fingerprint)
-        return dictionaries_of(graph).means(tested)
+        return is_about(graph, self.prompt, self.model_hash, tested)
 
     # -- files ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import attention_studio
 
@@ -47,6 +47,16 @@ class DictionariesId(NamedTuple):
 def dictionaries_of(graph: AttributionGraph) -> DictionariesId:
     """The dictionaries that a graph was made with, as far as it tells."""
     return DictionariesId(graph.crm_name, graph.made_with.get("dictionaries", ""))
+
+
+def is_about(
+    graph: Optional[AttributionGraph], prompt: str, model_hash: str, dictionaries: DictionariesId
+) -> bool:
+    """Whether what was found out about a prompt, a model's weights and dictionaries is about what
+    a graph shows."""
+    if graph is None or (graph.prompt, graph.model_hash) != (prompt, model_hash):
+        return False
+    return dictionaries_of(graph).means(dictionaries)
 
 
 def made_by(graph: AttributionGraph, crm: CompleteReplacementModel) -> bool:

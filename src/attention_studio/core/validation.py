@@ -181,6 +181,7 @@ def validate(
         sites=_by_site(local, chosen, single, pairs[1]),
         logit_pairs=pairs[0].thinned(MAX_PAIRS, seed),
         feature_pairs=pairs[1].thinned(MAX_PAIRS, seed),
+        crm_fingerprint=replacement.fingerprint,
     )
 
 

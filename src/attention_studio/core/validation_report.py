@@ -8,15 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from attention_studio.core.sites import Site, SiteKind
-from attention_studio.core.stored_record import Count, Number, StoredKind, StrictRecord, Text
+from attention_studio.core.stored_record import (
+    Count,
+    Name,
+    Number,
+    StoredKind,
+    StrictRecord,
+    Text,
+)
+from attention_studio.core.trace_circumstances import DictionariesId, is_about
 from attention_studio.utils.errors import StudioError
+
+if TYPE_CHECKING:
+    from attention_studio.core.attribution_graph import AttributionGraph
 
 FORMAT = "attention-studio-validation"
 FORMAT_VERSION = 1
@@ -145,7 +156,8 @@ class ValidationReport:
     """What ``core.validation.validate`` found.
 
     Attributes:
-        prompt, model_hash, crm_name, seed: what was validated, and how it was drawn.
+        prompt, model_hash, crm_name, seed: what was validated, and how it was drawn;
+            ``crm_fingerprint`` identifies the weights of the dictionaries, "": not known.
         n_samples: how many features were ablated one at a time.
         logits: of the likeliest tokens' logits, nothing frozen, over the sampled features.
         features: of the pre-activations of downstream active features, likewise.
@@ -173,6 +185,12 @@ class ValidationReport:
     sites: tuple[SiteAgreement, ...]
     logit_pairs: Pairs
     feature_pairs: Pairs
+    crm_fingerprint: str = ""
+
+    def belongs_to(self, graph: Optional[AttributionGraph]) -> bool:
+        """Whether a graph is of the prompt, model and dictionaries that were validated."""
+        validated = DictionariesId(self.crm_name, self.crm_fingerprint)
+        return is_about(graph, self.prompt, self.model_hash, validated)
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object, with its format and version."""
@@ -280,6 +298,7 @@ class _ReportFile(StrictRecord):
     sites: Annotated[list[_SiteAgreement], Field(max_length=MAX_CHECKS)]
     logit_pairs: _Pairs
     feature_pairs: _Pairs
+    crm_fingerprint: Name = ""
 
     def report(self) -> ValidationReport:
         return ValidationReport(
@@ -297,6 +316,7 @@ class _ReportFile(StrictRecord):
             sites=tuple(site.record() for site in self.sites),
             logit_pairs=self.logit_pairs.record(),
             feature_pairs=self.feature_pairs.record(),
+            crm_fingerprint=self.crm_fingerprint,
         )
 
 

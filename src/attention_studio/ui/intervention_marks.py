@@ -49,11 +49,11 @@ def verified_edges(report: EdgeReport, verdicts: tuple[Verdict, ...]) -> Highlig
 def with_report(
     records: tuple[dict[str, Any], ...], record: dict[str, Any]
 ) -> tuple[dict[str, Any], ...]:
-    """Records of verified edges with a new one, in the place of an older one of the same graph and
-    reach."""
+    """Records of verified edges or validations with a new one, in the place of an older one of the
+    same graph and reach."""
 
     def is_replaced(old: dict[str, Any]) -> bool:
-        return old.get("reach") == record["reach"] and _same_graph(old, record)
+        return old.get("reach") == record.get("reach") and _same_graph(old, record)
 
     return (*(old for old in records if not is_replaced(old)), record)
 
@@ -61,7 +61,7 @@ def with_report(
 def latest_report(
     records: tuple[dict[str, Any], ...], graph: AttributionGraph
 ) -> Optional[dict[str, Any]]:
-    """The newest record of verified edges of a graph."""
+    """The newest record of a graph's verified edges, or of its validation."""
     crm = dictionaries_of(graph)
     wanted = {
         "prompt": graph.prompt,

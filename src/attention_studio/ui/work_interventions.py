@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from attention_studio.core.edge_choice import EdgeChoice
     from attention_studio.core.intervention_running import PassCost
     from attention_studio.core.intervention_runs import InterventionPlan, InterventionRun
+    from attention_studio.core.intervention_specs import Intervention
     from attention_studio.core.replacement_model import CompleteReplacementModel
+    from attention_studio.core.validation_report import ValidationReport
     from attention_studio.utils.progress import WorkContext
 
 
@@ -37,6 +39,14 @@ class KeptReport:
     """What verifying edges found, and the record by which it is kept."""
 
     report: EdgeReport
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class KeptValidation:
+    """What a validation found, and the record by which it is kept."""
+
+    report: ValidationReport
     record: dict[str, Any]
 
 
@@ -97,3 +107,25 @@ def read_report(_ctx: WorkContext, record: dict[str, Any]) -> KeptReport:
     from attention_studio.core.edge_checks import EdgeReport
 
     return KeptReport(EdgeReport.from_json(record), record)
+
+
+def validate_graph(
+    ctx: WorkContext,
+    crm: CompleteReplacementModel,
+    prompt: str,
+    samples: int,
+    seed: int,
+    groups: tuple[Intervention, ...],
+) -> KeptValidation:
+    """Hold predictions for drawn features and some groups against the model."""
+    from attention_studio.core.validation import validate
+
+    report = validate(crm, prompt, samples, seed, ctx, groups)
+    return KeptValidation(report, report.to_json())
+
+
+def read_validation(_ctx: WorkContext, record: dict[str, Any]) -> KeptValidation:
+    """A validation from its record."""
+    from attention_studio.core.validation_report import ValidationReport
+
+    return KeptValidation(ValidationReport.from_json(record), record)

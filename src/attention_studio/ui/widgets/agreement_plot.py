@@ -1,9 +1,12 @@
-"""Predicted against measured, one mark for each edge, painted by hand."""
+"""Predicted against measured, one mark for each pair, painted by hand."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Optional
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import numpy as np
 from PySide6.QtCore import QEvent, QLineF, QPointF, QRectF, QSize, Qt, Signal, Slot
@@ -19,7 +22,6 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from attention_studio.core.edge_checks import TOLERANCE, Verdict
 from attention_studio.core.validation_plot import ticks
 from attention_studio.ui.tokens import mix
 from attention_studio.ui.widgets.controls import named, plain_tip
@@ -27,39 +29,72 @@ from attention_studio.ui.widgets.controls import named, plain_tip
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from attention_studio.core.edge_checks import EdgeReport
     from attention_studio.ui.theme import Theme
 
 MAX_MARKS = 4_000
 """More marks are one blot, and slow to paint; the largest are painted."""
 _NEAR = 9.0
 _STAMP = 10.0
-_TOKENS = {
-    Verdict.CONFIRMED: "success",
-    Verdict.REFUTED: "error",
-    Verdict.UNCLEAR: "neutral",
-}
+
+
+class MarkShape(Enum):
+    """Shapes tell marks apart where colours do not."""
+
+    DOT = "dot"
+    CROSS = "cross"
+    RING = "ring"
+    SQUARE = "square"
+
+
+class MarkLook(NamedTuple):
+    """How a mark looks: its shape, and the theme's name of its colour."""
+
+    shape: MarkShape
+    colour: str
+
+
+@dataclass(frozen=True)
+class PlotPairs:
+    """What is plotted.
+
+    Attributes:
+        predicted, measured: [n] float32.
+        looks: [n] how each looks.
+        words: what is said of one of them, by its number.
+        told: what is said of all of them together.
+    """
+
+    predicted: NDArray[np.float32]
+    measured: NDArray[np.float32]
+    looks: tuple[MarkLook, ...]
+    words: Callable[[int], str]
+    told: str
 
 
 class AgreementPlot(QWidget):
-    """Marks at (predicted, measured); on the dashed line both are equal, within the band an edge
-    counts as confirmed. Says ``chosen`` with the number of the edge that was clicked."""
+    """Marks at (predicted, measured); on the dashed line both are equal, and a band around it says
+    what counts as near. Says ``chosen`` with the number of the pair that was clicked.
+
+    Args:
+        theme: its colours and fonts.
+        name, tip: what it is known by, and what it tells.
+        nothing: what it says where there is nothing to show.
+    """
 
     chosen = Signal(int)
 
-    def __init__(self, theme: Theme, parent: Optional[QWidget] = None) -> None:
+    def __init__(
+        self, theme: Theme, name: str, tip: str, nothing: str, parent: Optional[QWidget] = None
+    ) -> None:
         super().__init__(parent)
-        self._theme = theme
-        self._report: Optional[EdgeReport] = None
-        self._verdicts: tuple[Verdict, ...] = ()
-        self._tolerance = TOLERANCE
+        self._theme, self._nothing = theme, nothing
+        self._pairs: Optional[PlotPairs] = None
+        self._tolerance: Optional[float] = None
         self._marks: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._limit = 1.0
         self._marked: Optional[int] = None
         self._picture: Optional[QPixmap] = None
-        named(self, "verify.plot", "Predicted against measured",
-              "One mark for each edge: right as much as predicted, up as much as measured",
-        )  # fmt: skip
+        named(self, name, "Predicted against measured", tip)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumSize(180, 160)
         theme.changed.connect(self._on_theme)
@@ -70,40 +105,33 @@ class AgreementPlot(QWidget):
 
     # -- what is shown ------------------------------------------------------------------------
 
-    def show_report(
-        self, report: Optional[EdgeReport], verdicts: tuple[Verdict, ...], tolerance: float
-    ) -> None:
-        """Show these edges, judged so."""
-        self._report, self._verdicts, self._tolerance = report, verdicts, tolerance
+    def show_pairs(self, pairs: Optional[PlotPairs], tolerance: Optional[float] = None) -> None:
+        """Show these pairs, and a band of this share of the prediction around the line."""
+        if pairs is not None and not len(pairs.looks):
+            pairs = None
+        self._pairs, self._tolerance = pairs, tolerance
         self._marked, self._limit = None, 1.0
-        told = "No edges were verified"
-        if report is not None and len(report):
-            reach = np.maximum(np.abs(report.predicted), np.abs(report.measured))
+        self._marks = np.zeros(0, dtype=np.int64)
+        if pairs is not None:
+            reach = np.maximum(np.abs(pairs.predicted), np.abs(pairs.measured))
             self._limit = 1.05 * float(reach.max()) or 1.0
-            # The smallest first, so that the large ones lie on top of them.
+            # In their own order: what comes later lies on top.
             self._marks = np.sort(np.argsort(-reach, kind="stable")[:MAX_MARKS])
-            found = report.agreement
-            told = (
-                f"{len(report):,} edges, correlation {found.correlation:.2f}, slope "
-                f"{found.slope:.2f}, error {found.relative_error:.2f}"
-            )
-        else:
-            self._marks = np.zeros(0, dtype=np.int64)
-        self.setAccessibleDescription(told)
+        self.setAccessibleDescription(self._nothing if pairs is None else pairs.told)
         self._picture = None
         self.update()
 
-    def mark(self, edge: Optional[int]) -> None:
-        """Put a ring around one edge's mark."""
-        self._marked = edge
+    def mark(self, pair: Optional[int]) -> None:
+        """Put a ring around one pair's mark."""
+        self._marked = pair
         self.update()
 
-    def place_of(self, edge: int) -> QPointF:
-        """Where the mark of an edge is."""
-        assert self._report is not None  # else there are no edges
+    def place_of(self, pair: int) -> QPointF:
+        """Where the mark of a pair is."""
+        assert self._pairs is not None  # else there are none
         frame = self._frame()
         return self._point(
-            frame, float(self._report.predicted[edge]), float(self._report.measured[edge])
+            frame, float(self._pairs.predicted[pair]), float(self._pairs.measured[pair])
         )
 
     # -- geometry -----------------------------------------------------------------------------
@@ -120,14 +148,14 @@ class AgreementPlot(QWidget):
         middle = frame.center()
         return QPointF(middle.x() + predicted * scale, middle.y() - measured * scale)
 
-    def _edge_at(self, place: QPointF) -> Optional[int]:
-        report = self._report
-        if report is None or not len(self._marks):
+    def _pair_at(self, place: QPointF) -> Optional[int]:
+        pairs = self._pairs
+        if pairs is None:
             return None
         frame = self._frame()
         scale = frame.width() / (2 * self._limit)
-        x = frame.center().x() + report.predicted[self._marks] * scale
-        y = frame.center().y() - report.measured[self._marks] * scale
+        x = frame.center().x() + pairs.predicted[self._marks] * scale
+        y = frame.center().y() - pairs.measured[self._marks] * scale
         distance = np.hypot(x - place.x(), y - place.y())
         nearest = int(distance.argmin())
         return int(self._marks[nearest]) if distance[nearest] <= _NEAR else None
@@ -141,7 +169,7 @@ class AgreementPlot(QWidget):
             self._picture = self._painted(ratio)
         painter = QPainter(self)
         painter.drawPixmap(0, 0, self._picture)
-        if self._marked is not None and self._report is not None:
+        if self._marked is not None and self._pairs is not None:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
             painter.setClipRect(self._frame())
             painter.setPen(QPen(self._theme.colour("text"), 2))
@@ -159,13 +187,13 @@ class AgreementPlot(QWidget):
         self._paint_axes(painter, frame)
         painter.setClipRect(frame)
         self._paint_lines(painter, frame)
-        report = self._report
-        if report is not None:
+        pairs = self._pairs
+        if pairs is not None:
             scale = frame.width() / (2 * self._limit)
-            left = frame.center().x() + report.predicted[self._marks] * scale - _STAMP / 2
-            top = frame.center().y() - report.measured[self._marks] * scale - _STAMP / 2
-            stamps = {verdict: self._stamp(verdict, ratio) for verdict in Verdict}
-            kinds = [stamps[self._verdicts[edge]] for edge in self._marks.tolist()]
+            left = frame.center().x() + pairs.predicted[self._marks] * scale - _STAMP / 2
+            top = frame.center().y() - pairs.measured[self._marks] * scale - _STAMP / 2
+            stamps = {look: self._stamp(look, ratio) for look in set(pairs.looks)}
+            kinds = [stamps[pairs.looks[pair]] for pair in self._marks.tolist()]
             for x, y, stamp in zip(left.tolist(), top.tolist(), kinds, strict=True):
                 painter.drawPixmap(QPointF(x, y), stamp)
         painter.end()
@@ -204,7 +232,8 @@ class AgreementPlot(QWidget):
     def _paint_lines(self, painter: QPainter, frame: QRectF) -> None:
         limit = self._limit
         painter.setPen(QPen(self._theme.colour("border_strong"), 1))
-        for slope in (1 - self._tolerance, 1 + self._tolerance):
+        band = self._tolerance
+        for slope in () if band is None else (1 - band, 1 + band):
             ends = (self._point(frame, x, slope * x) for x in (-limit, limit))
             painter.drawLine(QLineF(*ends))
         painter.setPen(QPen(self._theme.colour("text"), 1, Qt.PenStyle.DashLine))
@@ -212,8 +241,8 @@ class AgreementPlot(QWidget):
             QLineF(self._point(frame, -limit, -limit), self._point(frame, limit, limit))
         )
 
-    def _stamp(self, verdict: Verdict, ratio: float) -> QPixmap:
-        """The mark of a verdict, which has a shape of its own: painted once, put down often."""
+    def _stamp(self, look: MarkLook, ratio: float) -> QPixmap:
+        """A mark: painted once, put down often."""
         size = math.ceil(_STAMP * ratio)
         stamp = QPixmap(size, size)
         stamp.setDevicePixelRatio(ratio)
@@ -221,12 +250,16 @@ class AgreementPlot(QWidget):
         painter = QPainter(stamp)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         t = self._theme.tokens
-        colour, at = getattr(t, _TOKENS[verdict]), _STAMP / 2
-        if verdict is Verdict.CONFIRMED:
+        colour, at = getattr(t, look.colour), _STAMP / 2
+        if look.shape is MarkShape.DOT:
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(QColor(mix(t.canvas, colour, 0.8)))
             painter.drawEllipse(QPointF(at, at), 3.5, 3.5)
-        elif verdict is Verdict.REFUTED:
+        elif look.shape is MarkShape.SQUARE:
+            painter.setPen(QPen(QColor(t.canvas), 1))
+            painter.setBrush(QColor(colour))
+            painter.drawRect(QRectF(at - 4, at - 4, 8, 8))
+        elif look.shape is MarkShape.CROSS:
             painter.setPen(QPen(QColor(colour), 1.8))
             for x in (-3.2, 3.2):
                 painter.drawLine(QLineF(at - x, at - 3.2, at + x, at + 3.2))
@@ -240,29 +273,20 @@ class AgreementPlot(QWidget):
     # -- pointer ------------------------------------------------------------------------------
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Choose the edge under the pointer."""
-        edge = self._edge_at(event.position())
-        if edge is not None and event.button() == Qt.MouseButton.LeftButton:
-            self.chosen.emit(edge)
+        """Choose the pair under the pointer."""
+        pair = self._pair_at(event.position())
+        if pair is not None and event.button() == Qt.MouseButton.LeftButton:
+            self.chosen.emit(pair)
         super().mousePressEvent(event)
 
     def event(self, event: QEvent) -> bool:
-        """Say which edge is under the pointer."""
-        if isinstance(event, QHelpEvent) and self._report is not None:
-            edge = self._edge_at(QPointF(event.pos()))
-            if edge is None:
+        """Say which pair is under the pointer."""
+        if isinstance(event, QHelpEvent) and self._pairs is not None:
+            pair = self._pair_at(QPointF(event.pos()))
+            if pair is None:
                 QToolTip.hideText()
             else:
-                report = self._report
-                QToolTip.showText(
-                    event.globalPos(),
-                    plain_tip(
-                        f"{report.source[edge]} to {report.target[edge]}: predicted "
-                        f"{report.predicted[edge]:+.3f}, measured {report.measured[edge]:+.3f}, "
-                        f"{self._verdicts[edge].value}"
-                    ),
-                    self,
-                )
+                QToolTip.showText(event.globalPos(), plain_tip(self._pairs.words(pair)), self)
             return True
         return super().event(event)
 

@@ -302,7 +302,7 @@ class AttentionDock(StudioDock):
         head, view = self.overview.head, self._shown
         blocked = self.what.blockSignals(True)
         self.what.clear()
-        self.what.addItem("Pattern: where it looks", _PATTERN)
+        self.what.addItem("Where it looks", _PATTERN)
         if head is not None and view is not None and head.kind == "lorsa":
             lorsa = view.lorsas[head.layer]
             for place in lorsa.of_head(head.head).tolist():

@@ -33,6 +33,7 @@ from attention_studio.ui.widgets.controls import (
     line,
     named,
     row,
+    stack,
 )
 from attention_studio.ui.widgets.dialogs import ask_choice, ask_file
 from attention_studio.ui.widgets.job_strip import JobStrip
@@ -150,9 +151,7 @@ class CompareDock(StudioDock):
         sources.setContentsMargins(12, 8, 10, 4)
         sources.setSpacing(6)
         sources.addWidget(self.prompt, 1)
-        trace = CommandButton(
-            self.commands, "compare.trace", look="primary", text="Trace and compare"
-        )
+        trace = CommandButton(self.commands, "compare.trace", look="primary", text="Trace")
         others = (
             CommandButton(self.commands, command_id, text=text, icon=False)
             for command_id, text in (
@@ -172,8 +171,7 @@ class CompareDock(StudioDock):
         if self._made:
             prompt = _PROMPT_LETTERS * self.fontMetrics().averageCharWidth()
             narrow = event.size().width() < self._buttons.sizeHint().width() + prompt
-            direction = QBoxLayout.Direction
-            self._sources.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)
+            stack(self._sources, narrow)
 
     def _make_names(self) -> QHBoxLayout:
         self._first_name = ElidedLabel(role="caption")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Optional, TypeVar
 from PySide6.QtCore import QEvent, QSize, Qt, Slot
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import (
+    QBoxLayout,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -225,6 +226,12 @@ def row(*widgets: QWidget, stretch: Optional[int] = None, spacing: int = 8) -> Q
     if stretch is None:
         layout.addStretch(1)
     return layout
+
+
+def stack(parts: QBoxLayout, narrow: bool) -> None:
+    """Put the parts of a row below each other where there is no room for them side by side."""
+    direction = QBoxLayout.Direction
+    parts.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)
 
 
 def show_fraction(bar: QProgressBar, fraction: Optional[float]) -> None:

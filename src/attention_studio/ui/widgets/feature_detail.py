@@ -21,7 +21,13 @@ from PySide6.QtWidgets import (
 from attention_studio.ui.feature_view import MAX_LABEL, MAX_NOTE, FeatureView
 from attention_studio.ui.widgets.activation_chips import ActivationChips
 from attention_studio.ui.widgets.activation_histogram import ActivationHistogram, HistogramView
-from attention_studio.ui.widgets.controls import ElidedLabel, icon_button, label, named
+from attention_studio.ui.widgets.controls import (
+    ElidedLabel,
+    icon_button,
+    label,
+    named,
+    stack,
+)
 from attention_studio.ui.widgets.effect_bars import EffectBars
 from attention_studio.ui.widgets.example_list import ExampleList
 from attention_studio.ui.widgets.label_edit import LabelEdit
@@ -422,8 +428,7 @@ class FeatureDetail(QScrollArea):
         """Put the effects one below the other where there is no room beside each other."""
         super().resizeEvent(event)
         narrow = self.viewport().width() < self.fontMetrics().averageCharWidth() * _NARROW
-        direction = QBoxLayout.Direction
-        self._effects.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)
+        stack(self._effects, narrow)
 
     def showEvent(self, event: QShowEvent) -> None:
         """Say that somebody sees it."""

@@ -10,7 +10,7 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from attention_studio.ui.text import count, duration
-from attention_studio.ui.widgets.controls import CommandButton, ElidedLabel, label, named
+from attention_studio.ui.widgets.controls import CommandButton, ElidedLabel, label, named, stack
 from attention_studio.ui.widgets.graph_scene import quoted
 from attention_studio.ui.widgets.role_look import ROLE_LOOKS
 from attention_studio.ui.widgets.score_badges import ScoreBadges
@@ -106,9 +106,8 @@ class GraphFacts(QWidget):
         super().resizeEvent(event)
         needed = self.scores.sizeHint().width() + self.verified.sizeHint().width()
         needed += _PROMPT_LETTERS * self.fontMetrics().averageCharWidth()
-        direction = QBoxLayout.Direction
         narrow = event.size().width() < needed
-        self._first.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)
+        stack(self._first, narrow)
         self._first.setSpacing(1 if narrow else 10)
         side = Qt.AlignmentFlag.AlignRight if narrow else Qt.AlignmentFlag(0)
         self._first.setAlignment(self.scores, side)

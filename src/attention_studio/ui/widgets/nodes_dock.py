@@ -38,6 +38,7 @@ from attention_studio.ui.widgets.controls import (
     named,
     row,
     set_role,
+    stack,
 )
 from attention_studio.ui.widgets.job_strip import JobStrip
 from attention_studio.ui.widgets.message_bar import Message
@@ -173,8 +174,7 @@ class NodesDock(StudioDock):
             metrics, size = self.fontMetrics(), event.size()
             narrow = size.width() < _NARROW * metrics.averageCharWidth()
             narrow &= size.height() > _LOW * metrics.height()
-            direction = QBoxLayout.Direction
-            self._controls.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)
+            stack(self._controls, narrow)
 
     def _connect(self) -> None:
         self.edit.typed.connect(self._on_typed)

@@ -6,8 +6,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Optional
 
 from PySide6.QtCore import QItemSelectionModel, QModelIndex, Qt, Signal, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
+    QBoxLayout,
     QComboBox,
     QHBoxLayout,
     QHeaderView,
@@ -31,6 +33,8 @@ from attention_studio.ui.widgets.controls import (
     label,
     line,
     named,
+    row,
+    stack,
 )
 from attention_studio.ui.widgets.form_fields import inset
 from attention_studio.ui.widgets.giving_table import GivingTable
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
 
 AT_FIRST, MOST = 10, 500
 _OFFERED = 250
+_ENDS_LETTERS = 56
+"""So wide the names of both ends should be."""
 _ROW = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
 _KEY = "paths.find"
 _NAMES = frozenset((SessionPart.NOTES, SessionPart.LABELS))
@@ -98,7 +104,7 @@ class PathsDock(StudioDock):
 
     # -- building -----------------------------------------------------------------------------
 
-    def _make_controls(self) -> QHBoxLayout:
+    def _make_controls(self) -> QBoxLayout:
         self.source = NodeChoice(
             "paths.from", "Where paths begin",
             "Choose a node, or type a part of its name, its tokens or your label; Ctrl+[ takes the "
@@ -120,21 +126,31 @@ class PathsDock(StudioDock):
               "All edges of the graph, or only those that the picture shows")  # fmt: skip
         self.among.addItem("All edges", False)
         self.among.addItem("Shown edges", True)
-        controls = QHBoxLayout()
-        controls.setContentsMargins(12, 8, 10, 4)
-        controls.setSpacing(6)
-        controls.addWidget(label("From", "caption"))
-        controls.addWidget(self.source, 3)
-        controls.addWidget(CommandTool(self.commands, "paths.from_selected", "paths.takeFrom"))
-        controls.addSpacing(4)
-        controls.addWidget(label("to", "caption"))
-        controls.addWidget(self.target, 3)
-        controls.addWidget(CommandTool(self.commands, "paths.to_selected", "paths.takeTo"))
-        controls.addSpacing(4)
-        controls.addWidget(self.number)
-        controls.addWidget(self.among)
-        controls.addWidget(CommandButton(self.commands, "paths.find", look="primary", text="Find"))
-        return controls
+        ends = QHBoxLayout()
+        ends.setSpacing(6)
+        ends.addWidget(label("From", "caption"))
+        ends.addWidget(self.source, 1)
+        ends.addWidget(CommandTool(self.commands, "paths.from_selected", "paths.takeFrom"))
+        ends.addSpacing(4)
+        ends.addWidget(label("to", "caption"))
+        ends.addWidget(self.target, 1)
+        ends.addWidget(CommandTool(self.commands, "paths.to_selected", "paths.takeTo"))
+        find = CommandButton(self.commands, "paths.find", look="primary", text="Find")
+        self._asked = row(self.number, self.among, find, spacing=6)
+        # One row, or two where the dock is narrow: names of nodes need the room.
+        self._controls = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._controls.setContentsMargins(12, 8, 10, 4)
+        self._controls.setSpacing(6)
+        self._controls.addLayout(ends, 1)
+        self._controls.addLayout(self._asked)
+        return self._controls
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Put the number of paths below their ends where the dock is narrow."""
+        super().resizeEvent(event)
+        if self._made:
+            ends = _ENDS_LETTERS * self.fontMetrics().averageCharWidth()
+            stack(self._controls, event.size().width() < self._asked.sizeHint().width() + ends)
 
     def _make_facts(self) -> QHBoxLayout:
         self._told = ElidedLabel(role="caption")

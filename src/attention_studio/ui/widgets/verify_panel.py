@@ -20,7 +20,7 @@ from attention_studio.ui.figures.chart import ChartFigure, Panel, Series
 from attention_studio.ui.figures.figure import Figure
 from attention_studio.ui.figures.table import of_view
 from attention_studio.ui.text import count, duration
-from attention_studio.ui.widgets.agreement_plot import AgreementPlot
+from attention_studio.ui.widgets.agreement_plot import AgreementPlot, MarkLook, MarkShape, PlotPairs
 from attention_studio.ui.widgets.controls import (
     CommandButton,
     ElidedLabel,
@@ -48,6 +48,11 @@ if TYPE_CHECKING:
 FIRST_FEATURES = 64
 MAX_FEATURES = 2_000
 CONTROLS = 3
+_LOOKS = {
+    Verdict.CONFIRMED: MarkLook(MarkShape.DOT, "success"),
+    Verdict.REFUTED: MarkLook(MarkShape.CROSS, "error"),
+    Verdict.UNCLEAR: MarkLook(MarkShape.RING, "neutral"),
+}
 
 
 class VerifyPanel(QWidget):
@@ -82,7 +87,11 @@ class VerifyPanel(QWidget):
         header.setSortIndicatorClearable(True)
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         self.table.setSortingEnabled(True)
-        self.plot = AgreementPlot(theme)
+        self.plot = AgreementPlot(
+            theme, "verify.plot",
+            "One mark for each edge: right as much as predicted, up as much as measured",
+            "No edges were verified",
+        )  # fmt: skip
         self._lay_out(commands)
         self.scope.currentIndexChanged.connect(self._on_settings)
         self.reach.currentIndexChanged.connect(self._on_settings)
@@ -216,7 +225,8 @@ class VerifyPanel(QWidget):
 
     def _show_judged(self) -> None:
         report = self.report
-        self.plot.show_report(report, self.edges.verdicts, self.share)
+        pairs = None if report is None else _pairs(report, self.edges.verdicts)
+        self.plot.show_pairs(pairs, self.share)
         self.summary.set_whole("" if report is None else report_words(report, self.edges.verdicts))
 
     # -- figures ------------------------------------------------------------------------------
@@ -276,6 +286,25 @@ class VerifyPanel(QWidget):
         row = self.edges.row_of(edge)
         self.table.selectRow(row)
         self.table.scrollTo(self.edges.index(row, 0))
+
+
+def _pairs(report: EdgeReport, verdicts: tuple[Verdict, ...]) -> PlotPairs:
+    """The edges as marks."""
+
+    def words(edge: int) -> str:
+        return (
+            f"{report.source[edge]} to {report.target[edge]}: predicted "
+            f"{report.predicted[edge]:+.3f}, measured {report.measured[edge]:+.3f}, "
+            f"{verdicts[edge].value}"
+        )
+
+    found = report.agreement
+    told = (
+        f"{len(report):,} edges, correlation {found.correlation:.2f}, slope {found.slope:.2f}, "
+        f"error {found.relative_error:.2f}"
+    )
+    looks = tuple(_LOOKS[verdict] for verdict in verdicts)
+    return PlotPairs(report.predicted, report.measured, looks, words, told)
 
 
 def report_words(report: EdgeReport, verdicts: tuple[Verdict, ...]) -> str:
