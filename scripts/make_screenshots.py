@@ -211,6 +211,14 @@ def show_verified(studio: Studio) -> None:
     studio.session.set_selection(None)
 
 
+def show_validation(studio: Studio) -> None:
+    """The whole graph held against the model."""
+    studio.session.set_highlight(None)
+    studio.commands.run("go.intervene")
+    studio.commands.run("intervene.validate")
+    settle(studio)
+
+
 def show_paths(studio: Studio) -> None:
     """The strongest paths from a token to the output."""
     studio.session.set_highlight(None)
@@ -348,6 +356,7 @@ TOUR: dict[str, Callable[[Studio], None]] = {
     "nodes": show_nodes,
     "intervene": show_interventions,
     "verified": show_verified,
+    "validation": show_validation,
     "paths": show_paths,
     "compare": show_comparison,
     "errors": show_errors,

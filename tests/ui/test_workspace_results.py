@@ -69,13 +69,19 @@ def ask(studio: Studio, qtbot: QtBot, kind: str, gate: Gate) -> None:
     if kind == "intervention":
         studio.session.set_selection("L0/P8/F199")
         assert studio.commands.run("intervene.switch_off")
+    elif kind == "validation":
+        assert studio.commands.run("intervene.validate")
     else:
         studio.session.set_pinned([graph.node_name(n) for n in range(graph.n_features)][:6])
         assert studio.commands.run("intervene.verify")
     qtbot.waitUntil(gate.reached.is_set, timeout=LONG)
 
 
-WORK = {"intervention": "run_plan", "verification": "verify_edges"}
+WORK = {
+    "intervention": "run_plan",
+    "verification": "verify_edges",
+    "validation": "validate_graph",
+}
 
 
 @pytest.mark.parametrize("kind", WORK)

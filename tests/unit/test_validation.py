@@ -267,6 +267,9 @@ def test_figures_by_module_are_those_of_its_pairs(report: ValidationReport) -> N
 
 def test_a_report_survives_being_stored(report: ValidationReport) -> None:
     text = json.dumps(report.to_json(), allow_nan=False)
+    # What is kept in memory is what comes out of a file.
+    assert json.loads(text) == report.to_json()
+    assert ValidationReport.from_json(report.to_json()).to_json() == report.to_json()
     again = ValidationReport.from_json(json.loads(text))
     assert again.to_json() == report.to_json()
     assert (again.logits, again.checks, again.groups) == (

@@ -201,6 +201,11 @@ class ValidationReport:
                 key: [float(f"{v:.9g}") if column.dtype.kind == "f" else int(v) for v in column]
                 for key, column in data[name].items()
             }
+        # JSON has lists, and what is kept in memory should be what is read from a file.
+        for name in ("checks", "groups", "sites"):
+            data[name] = list(data[name])
+        for group in data["groups"]:
+            group["features"] = list(group["features"])
         return {"format": FORMAT, "version": FORMAT_VERSION, **data}
 
     @classmethod

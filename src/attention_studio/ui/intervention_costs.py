@@ -1,4 +1,5 @@
-"""What interventions and verified edges will take, in words, before they start. Knows no Qt."""
+"""What interventions, verified edges and validations will take, in words, before they start.
+Knows no Qt."""
 
 from __future__ import annotations
 
@@ -50,3 +51,12 @@ def verify_cost(cost: Optional[PassCost], choice: EdgeChoice, controls: int) -> 
     passes = 1 + n * (1 + controls)
     time = "" if cost is None else f", {about(passes * cost.batched)}"
     return f"{count(len(choice))} edges of {count(n)} features: {count(passes)} passes{time}{out}"
+
+
+def validation_cost(cost: Optional[PassCost], n_features: int, n_groups: int) -> str:
+    """What validating a graph takes: a pass for each feature and supernode, and one for each random
+    direction."""
+    groups = f" and {count(n_groups)} supernode{'' if n_groups == 1 else 's'}" if n_groups else ""
+    passes = 1 + 2 * (n_features + n_groups)
+    time = "" if cost is None else f", {about(passes * cost.batched)}"
+    return f"{count(n_features)} features{groups}: {count(passes)} passes{time}"

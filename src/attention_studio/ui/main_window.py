@@ -21,6 +21,7 @@ from attention_studio.ui import text, work
 from attention_studio.ui.demo_opener import DemoOpener
 from attention_studio.ui.dock_table import DOCKS
 from attention_studio.ui.icons import icon_pixmap
+from attention_studio.ui.intervention_marks import latest_report
 from attention_studio.ui.jobs import Job, JobFailure, LaneContext
 from attention_studio.ui.layouts import Preset, apply_preset
 from attention_studio.ui.own_layouts import OwnLayouts
@@ -328,6 +329,7 @@ class MainWindow(QMainWindow):
             graph,
             self.session.pruned,
             Path(file),
+            latest_report(self.session.records.get("validation", ()), graph),
             title=f"Save {Path(file).name}",
             lane="quick",
         )

@@ -12,10 +12,10 @@ from __future__ import annotations
 import importlib
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from attention_studio.core.attribution_graph import AttributionGraph, PrunedGraph
@@ -234,10 +234,18 @@ def load_graph(ctx: WorkContext, path: Path, thresholds: tuple[float, float]) ->
 
 
 def save_graph(
-    ctx: WorkContext, graph: AttributionGraph, pruned: Optional[PrunedGraph], path: Path
+    ctx: WorkContext,
+    graph: AttributionGraph,
+    pruned: Optional[PrunedGraph],
+    path: Path,
+    validation: Optional[dict[str, Any]] = None,
 ) -> Path:
-    """Write a graph. Returns the file."""
+    """Write a graph, with the record of its validation if there is one. Returns the file."""
+    from attention_studio.core.validation_report import ValidationReport
+
     ctx.check()
+    if validation is not None:
+        graph = replace(graph, validation=ValidationReport.from_json(validation))
     graph.save(path, pruned)
     return path
 

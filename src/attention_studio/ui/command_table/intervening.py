@@ -1,4 +1,4 @@
-"""Commands: interventions and verified edges."""
+"""Commands: interventions, verified edges and validated graphs."""
 
 from __future__ import annotations
 
@@ -46,4 +46,8 @@ INTERVENING: tuple[Command, ...] = (
     Command("intervene.show_edges", "Show verified edges",
             "Mark in the graph which edges were confirmed and which refuted",
             "intervene.show_edges", _MENU, "", has_verified, "graph"),
+    Command("intervene.validate", "Validate graph",
+            "Take features out of the model, one at a time, and see how far what the graph "
+            "predicts for the next tokens and for features downstream comes true",
+            "intervene.validate", _MENU, "Ctrl+Alt+V", can_verify, "verify"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Interventions and verified edges, as calls of the core."""
+"""Interventions, verified edges and validated graphs, as calls of the core."""
 
 from __future__ import annotations
 
@@ -44,9 +44,24 @@ def _verify(steps: Steps, source: Source) -> None:
     steps.show(f"report.agreement, report.verdicts({panel.share})")
 
 
+def _validate(steps: Steps, source: Source) -> None:
+    panel, script = source.handler("intervene.validate").validate_panel, steps.script
+    steps.need("crm", "graph")
+    validate = script.use(f"{_CORE}.validation", "validate")
+    groups = panel.groups()
+    with_groups = f", groups={script.value(groups)}" if groups else ""
+    script.assign(
+        "report",
+        f"{validate}(crm, graph.prompt, {panel.samples.value()}, {panel.seed.value()}"
+        f"{with_groups})",
+    )
+    steps.show("report.logits, report.features, report.control")
+
+
 INTERVENTION_SCRIPTS: Mapping[str, Callable[[Steps, Source], None]] = {
     "intervene.run": _run,
     "intervene.switch_off": _run,
     "intervene.verify": _verify,
+    "intervene.validate": _validate,
 }
 """By id of the command. What is switched off at once is written as the form says it then."""

@@ -24,6 +24,7 @@ from attention_studio.ui.widgets.controls import (
     label,
     named,
 )
+from attention_studio.ui.widgets.form_fields import ElidedCombo
 from attention_studio.ui.widgets.head_overview import HeadOverview
 from attention_studio.ui.widgets.head_view import HeadView
 from attention_studio.ui.widgets.job_strip import JobStrip
@@ -93,7 +94,7 @@ class AttentionDock(StudioDock):
         self._name = label("", "section", name="attention.name")
         self._figures = ElidedLabel(role="caption")
         named(self._figures, "attention.figures", "Figures of the chosen head")
-        self.what = QComboBox()
+        self.what = ElidedCombo()
         named(self.what, "attention.what", "What is shown of the head",
               "The head's pattern, or what one feature takes from where the head looks (z-pattern)",
         )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Optional, TypeVar, Union
 
 from PySide6.QtCore import QEvent, QLocale, QObject, QSize, Qt, Slot
+from PySide6.QtGui import QPaintEvent
 from PySide6.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -14,12 +15,16 @@ from PySide6.QtWidgets import (
     QLayout,
     QScrollArea,
     QSpinBox,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QVBoxLayout,
     QWidget,
 )
 
 from attention_studio.ui.widgets.controls import label, line, named
 
+_COMBO_MARGIN = 2
 _Spin = TypeVar("_Spin", bound=QAbstractSpinBox)
 _Whole = TypeVar("_Whole", bound=QSpinBox)
 
@@ -45,6 +50,26 @@ class MultipleSpin(QSpinBox):
     @Slot()
     def _round(self) -> None:
         self.setValue(self.rounded())
+
+
+class ElidedCombo(QComboBox):
+    """A choice whose words end in an ellipsis where there is no room for all of them: a style sheet
+    cuts them off in the middle of a letter."""
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Paint frame and arrow as ever, and as much of the words as there is room for."""
+        painter = QStylePainter(self)
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        field = self.style().subControlRect(
+            QStyle.ComplexControl.CC_ComboBox, option, QStyle.SubControl.SC_ComboBoxEditField, self
+        )
+        room = field.width() - 2 * _COMBO_MARGIN
+        text: str = option.currentText
+        elided = self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, room)
+        option.currentText = elided
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
 
 def spin(
@@ -117,7 +142,7 @@ def combo(
     Unless it is ``whole`` it is as narrow as the form wants it; the list that pops up shows the
     choices whole.
     """
-    made = QComboBox()
+    made = ElidedCombo()
     for shown, value in choices:
         made.addItem(shown, value)
     made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)

@@ -1,4 +1,4 @@
-"""The Intervene dock: change features and see what the model does; test the graph's edges."""
+"""The Intervene dock: change features and see what the model does; test edges and graph."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from attention_studio.ui.widgets.job_strip import JobStrip
 from attention_studio.ui.widgets.message_bar import Message
 from attention_studio.ui.widgets.run_history import RunHistory
 from attention_studio.ui.widgets.studio_dock import StudioDock
+from attention_studio.ui.widgets.validate_panel import ValidatePanel
 from attention_studio.ui.widgets.verify_panel import CONTROLS, VerifyPanel
 from attention_studio.utils.errors import StudioError
 
@@ -107,11 +108,15 @@ class InterveneDock(StudioDock):
         )
         self.tabs = QTabWidget()
         named(self.tabs, "intervene.tabs", "Intervene, verify or look back",
-              "Change features, test edges, or open what was run before",
+              "Change features, test edges or the graph, or open what was run before",
         )  # fmt: skip
         self.tabs.setDocumentMode(True)
         self.tabs.addTab(self._make_intervene(), "Intervention")
         self.tabs.addTab(self.verify_panel, "Verify edges")
+        self.validate_panel = ValidatePanel(
+            self.theme, self.commands, self.runner, self.session, self._timer, self._words
+        )
+        self.tabs.addTab(self.validate_panel, "Validate graph")
         self.history = RunHistory(self.theme, self.commands)
         self.tabs.addTab(self.history, "History")
         self.set_content(self.tabs)
@@ -127,6 +132,8 @@ class InterveneDock(StudioDock):
         self.verify_panel.node_chosen.connect(self._on_node)
         self.verify_panel.settings_changed.connect(self._ask_edges)
         self.verify_panel.tolerance_changed.connect(self._on_judged)
+        self.validate_panel.node_chosen.connect(self._on_node)
+        self.validate_panel.message.connect(self.message)
 
     def _make_intervene(self) -> QWidget:
         self.run_button = CommandButton(self.commands, "intervene.run", look="primary")
@@ -391,6 +398,15 @@ class InterveneDock(StudioDock):
         if mine:
             self._highlight_edges()
 
+    # -- commands: the graph ------------------------------------------------------------------
+
+    @Slot()
+    def validate(self) -> None:
+        """Hold the graph against the model."""
+        self.go_there()
+        self.tabs.setCurrentWidget(self.validate_panel)
+        self.validate_panel.start()
+
     # -- from the person ----------------------------------------------------------------------
 
     @Slot(str)
@@ -478,6 +494,7 @@ class InterveneDock(StudioDock):
         ):
             self._ask_edges()
         self._show_cost()
+        self.validate_panel.refresh(parts)
 
     def _find_report(self) -> None:
         """Show what was found of this graph before, if anything was."""
@@ -527,7 +544,7 @@ class InterveneDock(StudioDock):
                 FigureOffer("verify.plot", "Predicted against measured", panel.plot_figure)
             )
             found.append(FigureOffer("verify.table", "Verified edges", panel.table_figure))
-        return tuple(found)
+        return (*found, *self.validate_panel.figures())
 
 
 def _features(nodes: tuple[str, ...]) -> tuple[FeatureAt, ...]:

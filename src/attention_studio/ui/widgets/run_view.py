@@ -6,7 +6,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Optional
 
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QComboBox, QProgressBar, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QProgressBar, QTabWidget, QVBoxLayout, QWidget
 
 from attention_studio.core.training_events import Evaluated, StepDone
 from attention_studio.ui import text
@@ -21,6 +21,7 @@ from attention_studio.ui.widgets.controls import (
     set_role,
     show_fraction,
 )
+from attention_studio.ui.widgets.form_fields import ElidedCombo
 from attention_studio.ui.widgets.module_table import ModulesPanel
 from attention_studio.ui.widgets.trace_table import TracePanel
 from attention_studio.ui.widgets.train_history import (
@@ -63,7 +64,7 @@ class RunView(QWidget):
         self.stop = push_button(
             "Stop", "train.stop", "Stop after a checkpoint; the run can be resumed", look="danger"
         )
-        self.choice = QComboBox()
+        self.choice = ElidedCombo()
         named(
             self.choice,
             "train.module",
