@@ -273,6 +273,7 @@ def show_agents(studio: Studio) -> None:
     studio.commands.run("agents.describe")
     wait_until(lambda: bool(studio.session.records.get("agent_run")), "the story")
     settle(studio)
+    studio.window.features_dock.detail.verticalScrollBar().setValue(0)
 
 
 def show_attention(studio: Studio) -> None:

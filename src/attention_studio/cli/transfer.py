@@ -190,12 +190,10 @@ def _store_of(graph: AttributionGraph, folder: Optional[str]) -> Optional[Featur
     if folder is None:
         return None
     from attention_studio.core.feature_store import FeatureStore
-    from attention_studio.core.trace_circumstances import dictionaries_of
 
     store = FeatureStore.open(Path(folder))
     about = store.about
-    known = bool(graph.model_hash) and not about.anonymous
-    if known and not about.fits(graph.model_hash, dictionaries_of(graph)):
+    if not about.may_be_of(graph):
         store.close()
         raise UsageError(
             f"These dashboards are of {about.crm_name} for {about.model_name}",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -20,9 +20,12 @@ from safetensors import SafetensorError
 from attention_studio.core.dictionaries.safetensors_header import TensorFileError
 from attention_studio.core.feature_columns import PART_FEATURES, part_name
 from attention_studio.core.sites import Site, SiteKind
-from attention_studio.core.trace_circumstances import DictionariesId
+from attention_studio.core.trace_circumstances import DictionariesId, dictionaries_of
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.files import FileReadError, read_json
+
+if TYPE_CHECKING:
+    from attention_studio.core.attribution_graph import AttributionGraph
 
 FORMAT = "attention-studio-feature-store"
 FORMAT_VERSION = 1
@@ -111,6 +114,21 @@ class StoreAbout:
     def fits(self, model_hash: str, dictionaries: DictionariesId) -> bool:
         """Whether it is of these weights of a model and of these dictionaries."""
         return self.model_hash == model_hash and self.dictionaries_id.means(dictionaries)
+
+    def may_be_of(self, graph: AttributionGraph) -> bool:
+        """Whether its pages may be about the features of a graph: the same weights and dictionaries
+        where both say which they are of, else modules and features that the graph has."""
+        if graph.model_hash and not self.anonymous:
+            return self.fits(graph.model_hash, dictionaries_of(graph))
+        nodes, sizes = graph.nodes, {size.site.number: size.n_features for size in self.sites}
+        features = range(graph.n_features)
+        return all(
+            # One that was imported in part does not say how many there are.
+            number in sizes and (self.partial or index < sizes[number])
+            for number, index in zip(
+                nodes.depth[features].tolist(), nodes.index[features].tolist(), strict=True
+            )
+        )
 
 
 class FeatureNumbers:

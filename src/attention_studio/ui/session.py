@@ -233,12 +233,13 @@ class Session(QObject):
         """The notes to show nodes of the graph by: what the person has not called anything is
         called what the dashboards call it, where the graph is of these features. For reading alone:
         what is changed are the person's own ``notes``."""
-        made_of = (self.notes, self.store_labels, self.graph, self.crm)
+        made_of = (self.notes, self.store_labels, self.graph, self.crm, self.store)
         held = self._values.get("named_notes")
         if held is None or any(new is not old for new, old in zip(made_of, held[0], strict=True)):
-            notes, labels, graph, crm = made_of
-            if labels and graph is not None and crm is not None and made_by(graph, crm):
-                notes = notes.over(labels)
+            notes, labels, graph, crm, store = made_of
+            if labels and graph is not None and store is not None:
+                mine = store.about.may_be_of(graph) if crm is None else made_by(graph, crm)
+                notes = notes.over(labels) if mine else notes
             held = self._values["named_notes"] = (made_of, notes)
         named: GraphNotes = held[1]
         return named

@@ -30,7 +30,8 @@ _KEY = "open-store"
 
 
 class StoreKeeper(QObject):
-    """Keeps ``session.store`` in step with ``session.crm``.
+    """Keeps ``session.store`` in step with ``session.crm``. Where there is none, any store is
+    welcome: to read by itself, or beside a graph that came without its replacement model.
 
     Dashboards are looked for where the workspace remembers them, then where they are built unless
     somebody names another folder. ``message`` carries a ``Message`` for the message bar.
@@ -64,13 +65,11 @@ class StoreKeeper(QObject):
     @Slot(str)
     def open_folder(self, folder: str) -> None:
         """Open the dashboards in a folder."""
-        crm = self._session.crm
-        if crm is None:
-            return
         path = Path(folder)
         job = self._runner.submit(
-            work_dashboards.open_store, crm, path, title=f"Open {path.name}", lane="quick", key=_KEY
-        )
+            work_dashboards.open_store, self._session.crm, path,
+            title=f"Open {path.name}", lane="quick", key=_KEY,
+        )  # fmt: skip
         job.finished.connect(self._on_opened)
         job.failed.connect(self._on_failed)
 
@@ -184,6 +183,8 @@ class StoreKeeper(QObject):
         return self._entry() == ""
 
     def _remember(self, folder: Optional[Path]) -> None:
+        if self._session.crm is None:
+            return
         rest = tuple(
             record
             for record in self._session.records.get(STORES, ())

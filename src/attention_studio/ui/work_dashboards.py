@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoundStore:
-    """A store of a replacement model; None: there is none. ``refused`` says why one that was
-    expected cannot be opened, ``density`` how often features fire over the store's text, ``labels``
-    what it calls features, by their names without position."""
+    """A store of a replacement model (None: of whichever, for none is open); None: there is none.
+    ``refused`` says why one that was expected cannot be opened, ``density`` how often features fire
+    over the store's text, ``labels`` what it calls features, by their names without position."""
 
-    crm: CompleteReplacementModel
+    crm: Optional[CompleteReplacementModel]
     store: Optional[FeatureStore]
     refused: Optional[StudioError] = None
     density: Optional[FeatureDensity] = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_store(ctx: WorkContext, crm: CompleteReplacementModel, folder: Path) -> FoundStore:
-    """Open a store for a replacement model.
+def open_store(
+    ctx: WorkContext, crm: Optional[CompleteReplacementModel], folder: Path
+) -> FoundStore:
+    """Open a store for a replacement model, or any where none is open.
 
     Raises:
         FeatureStoreError: it is none, damaged, or of another replacement model.
@@ -42,7 +44,7 @@ def open_store(ctx: WorkContext, crm: CompleteReplacementModel, folder: Path) ->
 
     ctx.check()
     store = FeatureStore.open(folder)
-    if not belongs(store, crm):
+    if crm is not None and not belongs(store, crm):
         about = store.about
         store.close()
         raise FeatureStoreError(
@@ -64,7 +66,8 @@ def open_store(ctx: WorkContext, crm: CompleteReplacementModel, folder: Path) ->
     except StudioError:
         store.close()
         raise
-    density = FeatureDensity(crm.dictionaries_id, about.text_hash, about.n_tokens, times)
+    of = about.dictionaries_id if crm is None else crm.dictionaries_id
+    density = FeatureDensity(of, about.text_hash, about.n_tokens, times)
     return FoundStore(crm, store, density=density, labels=labels)
 
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from attention_studio.ui.command import Command
-from attention_studio.ui.when import has_crm, has_feature, has_store, training_hinders
+from attention_studio.ui.when import (
+    always,
+    has_crm,
+    has_feature,
+    has_store,
+    training_hinders,
+)
 
 _MENU = "Circuits/Features"
 
@@ -39,10 +45,10 @@ FEATURES: tuple[Command, ...] = (
             hindered=training_hinders),
     Command("features.open_store", "Open dashboards…",
             "Open a folder of dashboards that were built before", "stores.open", _MENU, "",
-            has_crm, "open"),
+            always, "open"),
     Command("features.import_store", "Import dashboards…",
             "Make dashboards of pages that circuit-tracer, Neuronpedia or SAEDashboard wrote",
-            "transfers.bring", _MENU, "", has_crm, "open"),
+            "transfers.bring", _MENU, "", always, "open"),
     Command("features.export_tracer", "Export dashboards for circuit-tracer…",
             "Write the pages of all features as circuit-tracer's viewer reads them",
             "transfers.send_to_tracer", _MENU, "", has_store, "save"),

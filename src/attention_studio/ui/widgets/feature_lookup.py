@@ -168,7 +168,7 @@ class FeatureLookup(QObject):
     def _ask_store(self) -> bool:
         """Ask for the page of the feature; whether it was."""
         store, view = self._session.store, self._view
-        if store is None or view is None:
+        if store is None or view is None or self._of_others():
             self._runner.cancel_key(self._page_key)
             return False
         if not self._detail.isVisible():
@@ -180,6 +180,13 @@ class FeatureLookup(QObject):
         job.finished.connect(self._on_page)
         job.failed.connect(self.failed)
         return True
+
+    def _of_others(self) -> bool:
+        """Whether the open pages are about other features than those of the graph that is meant."""
+        store, view, graph = self._session.store, self._view, self._session.graph
+        if store is None or view is None or view.node is None or graph is None:
+            return False
+        return graph.has(view.node) and not store.about.may_be_of(graph)
 
     def _prompt_ids(self) -> Optional[tuple[int, ...]]:
         """The tokens of what counts as the prompt: the graph's, or the one that was typed."""
@@ -227,13 +234,21 @@ class FeatureLookup(QObject):
             return ""
         crm, graph = session.crm, session.graph
         if crm is None:
-            return "Open the replacement model to see where the feature fires."
+            said = "Open the replacement model to see where the feature fires."
+            if session.store is not None and self._of_others():
+                said += f" The dashboards that are open are of another one, {self._dashboards()}."
+            return said
         of_graph = view.node is not None and graph is not None and graph.has(view.node)
         if graph is not None and of_graph and not made_by(graph, crm):
             return f"The graph is of another {graph.crm_name}: open that to see more."
         if view.site not in crm.sites:
             return f"{crm.name} has no dictionary for {view.site.label}."
         return ""
+
+    def _dashboards(self) -> str:
+        """Whose dashboards are open."""
+        store = self._session.store
+        return "" if store is None else store.about.crm_name
 
     def _say_lacking(self, why: str) -> None:
         if self._view is not None and self._view.lacking != why:

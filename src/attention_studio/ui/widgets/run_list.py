@@ -10,11 +10,12 @@ from PySide6.QtWidgets import QComboBox, QWidget
 
 from attention_studio.ui.agent_words import run_title
 from attention_studio.ui.widgets.controls import named
+from attention_studio.ui.widgets.form_fields import ElidedCombo
 
 Run = dict[str, Any]
 
 
-class RunList(QComboBox):
+class RunList(ElidedCombo):
     """``chosen`` carries the run that somebody picks."""
 
     chosen = Signal(object)
