@@ -145,8 +145,9 @@ def run_apart(script: str, *words: object) -> Job:
 def times_lines(title: str, found: Job) -> list[str]:
     """Markdown: how long pages took."""
     kinds = [
-        f"median {found[f'{kind}_median']:.1f}, 95% within {found[f'{kind}_p95']:.1f}, at most "
-        f"{found[f'{kind}_max']:.1f} ms {words}"
+        f"median {found[f'{kind}_median']:.1f}, 95% within {found[f'{kind}_p95']:.1f}, the first "
+        f"{found[f'{kind}_first']:.1f}, the others at most "
+        f"{found[f'{kind}_later_max']:.1f} ms {words}"
         for kind, words in (("cpu", "of CPU time"), ("wall", "on the wall"))
     ]
     opened = f"; opening the store {found['open']:.1f} ms" if "open" in found else ""
