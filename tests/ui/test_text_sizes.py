@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from PySide6.QtWidgets import QApplication, QHBoxLayout, QLabel, QLineEdit, QPushButton, QWidget
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QWidget,
+)
 from pytestqt.qtbot import QtBot
 
 from attention_studio.ui.app import Studio
+from attention_studio.ui.widgets.form_fields import ElidedCombo
 from tests.ui.clipping import clipped
 from tests.ui.demo_window import LONG, traced
 
@@ -57,3 +67,23 @@ def test_nothing_is_cut_in_any_dock(studio: Studio, qtbot: QtBot, scale: float) 
         for said in clipped(window):
             found.setdefault(said, name)
     assert not found, "\n".join(f"{name}: {said}" for said, name in found.items())
+
+
+def test_words_of_a_choice_end_in_an_ellipsis_only_where_there_is_no_room(
+    studio: Studio, qtbot: QtBot
+) -> None:
+    """Painted as Qt does where all fits; where not, unlike the words cut off in a letter."""
+    words = "quite a number of words for a choice"
+    box = QWidget()
+    qtbot.addWidget(box)
+    ours, plain = ElidedCombo(box), QComboBox(box)
+    for choice in (ours, plain):
+        choice.addItem(words)
+        choice.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        choice.move(0, 0)
+    box.show()
+    qtbot.waitExposed(box)
+    for width, same in ((plain.sizeHint().width(), True), (120, False)):
+        for choice in (ours, plain):
+            choice.resize(width, plain.sizeHint().height())
+        assert (ours.grab().toImage() == plain.grab().toImage()) is same

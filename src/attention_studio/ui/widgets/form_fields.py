@@ -24,7 +24,6 @@ from PySide6.QtWidgets import (
 
 from attention_studio.ui.widgets.controls import label, line, named
 
-_COMBO_MARGIN = 2
 _Spin = TypeVar("_Spin", bound=QAbstractSpinBox)
 _Whole = TypeVar("_Whole", bound=QSpinBox)
 
@@ -65,10 +64,12 @@ class ElidedCombo(QComboBox):
         field = self.style().subControlRect(
             QStyle.ComplexControl.CC_ComboBox, option, QStyle.SubControl.SC_ComboBoxEditField, self
         )
-        room = field.width() - 2 * _COMBO_MARGIN
-        text: str = option.currentText
-        elided = self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, room)
-        option.currentText = elided
+        letters, text = self.fontMetrics(), option.currentText
+        # Where Qt makes it as wide as its words, it may be one pixel short of them.
+        if letters.horizontalAdvance(text) > field.width() + 1:
+            option.currentText = letters.elidedText(
+                text, Qt.TextElideMode.ElideRight, field.width()
+            )
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
 
