@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -241,11 +242,14 @@ def save_graph(
     validation: Optional[dict[str, Any]] = None,
 ) -> Path:
     """Write a graph, with the record of its validation if there is one. Returns the file."""
-    from attention_studio.core.validation_report import ValidationReport
+    from attention_studio.core.validation_report import ValidationFormatError, ValidationReport
 
     ctx.check()
     if validation is not None:
-        graph = replace(graph, validation=ValidationReport.from_json(validation))
+        # One that cannot be read is said to be so where it is shown; the graph is saved all the
+        # same.
+        with suppress(ValidationFormatError):
+            graph = replace(graph, validation=ValidationReport.from_json(validation))
     graph.save(path, pruned)
     return path
 
