@@ -251,6 +251,16 @@ def parse_edit(action: Action, text: str, from_prompt: Optional[str] = None) -> 
     )
 
 
+def features_named(names: Iterable[str]) -> tuple[FeatureAt, ...]:
+    """Those of a graph's nodes, by name, that are features at a position."""
+    found = (FeatureName.read(name) for name in names)
+    return tuple(
+        FeatureAt(name.site, name.position, name.latent)
+        for name in found
+        if name is not None and isinstance(name.position, int) and isinstance(name.latent, int)
+    )
+
+
 def supernode(features: Iterable[FeatureAt], action: Action, value: float = 0.0) -> Intervention:
     """The intervention that does the same to every feature of a group."""
     return Intervention((Edit(tuple(features), action, value),))

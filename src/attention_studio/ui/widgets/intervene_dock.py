@@ -14,7 +14,7 @@ from PySide6.QtWidgets import (
 )
 
 from attention_studio.core.feature_names import FeatureName
-from attention_studio.core.intervention_specs import FeatureAt
+from attention_studio.core.intervention_specs import FeatureAt, features_named
 from attention_studio.ui import work_interventions as work
 from attention_studio.ui.figures.figure import FigureOffer
 from attention_studio.ui.highlight import Highlight
@@ -202,7 +202,7 @@ class InterveneDock(StudioDock):
     @Slot()
     def add_chosen(self) -> None:
         """Add the chosen features as one change."""
-        features = _features(self.session.chosen)
+        features = features_named(self.session.chosen)
         if features:
             self._show_form()
             groups = self.session.notes.supernodes
@@ -235,8 +235,8 @@ class InterveneDock(StudioDock):
         notes = self.session.notes
         group = notes.supernode(name)
         if group is not None:
-            return _features(group.nodes), group.name
-        return _features((name,)), ""
+            return features_named(group.nodes), group.name
+        return features_named((name,)), ""
 
     def _show_form(self) -> None:
         self.go_there()
@@ -545,13 +545,3 @@ class InterveneDock(StudioDock):
             )
             found.append(FigureOffer("verify.table", "Verified edges", panel.table_figure))
         return (*found, *self.validate_panel.figures())
-
-
-def _features(nodes: tuple[str, ...]) -> tuple[FeatureAt, ...]:
-    """Those of some nodes that are features."""
-    named = (FeatureName.read(node) for node in nodes)
-    return tuple(
-        FeatureAt(name.site, name.position, name.latent)
-        for name in named
-        if name is not None and isinstance(name.position, int) and isinstance(name.latent, int)
-    )

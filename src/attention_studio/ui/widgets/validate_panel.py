@@ -16,8 +16,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from attention_studio.core.feature_names import FeatureName
-from attention_studio.core.intervention_specs import Edit, FeatureAt, Intervention
+from attention_studio.core.intervention_specs import Edit, Intervention, features_named
 from attention_studio.ui import work_interventions as work
 from attention_studio.ui.figures.chart import ChartFigure, Panel, Series
 from attention_studio.ui.figures.figure import Figure, FigureOffer
@@ -247,19 +246,12 @@ class ValidatePanel(QWidget):
         """The supernodes that are taken out as a whole."""
         if not self.with_groups.isChecked():
             return ()
-        found = []
-        for group in self._session.notes.supernodes:
-            names = (FeatureName.read(node) for node in group.nodes)
-            members = tuple(
-                FeatureAt(name.site, name.position, name.latent)
-                for name in names
-                if name is not None
-                and isinstance(name.position, int)
-                and isinstance(name.latent, int)
-            )
-            if members:
-                found.append(Intervention((Edit(members, "ablate"),), group.name))
-        return tuple(found)
+        groups = self._session.notes.supernodes
+        return tuple(
+            Intervention((Edit(members, "ablate"),), group.name)
+            for group in groups
+            if (members := features_named(group.nodes))
+        )
 
     def start(self) -> None:
         """Validate the graph."""
