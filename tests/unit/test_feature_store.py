@@ -419,6 +419,22 @@ def test_labels_outlive_a_store_that_is_built_again_because_it_is_damaged(
     again.close()
 
 
+@pytest.mark.parametrize("name", ["thesis.txt", ".git", "weights.safetensors", "about.json.bak"])
+def test_what_is_no_store_is_not_replaced(name: str, tmp_path: Path) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+    (place / name).write_text("years of it")
+    with pytest.raises(FeatureStoreError, match="is in use"):
+        write_store(place, about(), PAGES)
+    assert (place / name).read_text() == "years of it"
+    with pytest.raises(FeatureStoreError, match="is in use"):
+        write_store(place / name, about(), PAGES)
+    assert (place / name).is_file()
+    (place / name).unlink()
+    write_store(place, about(), PAGES)  # an empty folder may be filled
+    FeatureStore.open(place).close()
+
+
 def test_a_store_that_was_built_anew_meanwhile_is_not_mixed_with_the_one_before(
     folder: Path, store: FeatureStore
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,7 @@ from attention_studio.core.feature_labels import LABELS, FeatureLabels
 from attention_studio.core.feature_records import FeatureLabel, FeaturePage, Histogram
 from attention_studio.core.feature_store_about import (
     ABOUT,
+    FOREIGN,
     FORMAT,
     FORMAT_VERSION,
     INDEX,
@@ -54,6 +56,11 @@ from attention_studio.utils.files import (
 N_SEARCHED, _BEFORE, _AFTER = 5, 10, 5
 """Of how many examples the text can be searched, and how many tokens around the peak."""
 _AT_ONCE = 1 << 20
+_OF_STORES = re.compile(
+    "|".join(map(re.escape, (ABOUT, INDEX, TEXT, FOREIGN, LABELS)))
+    + rf"|{re.escape(LABELS)}-(wal|shm|journal)|(mlp|attention)_\d+_\d+\.safetensors|\.DS_Store"
+)
+"""Names of what lies in stores, and of what a system puts beside it."""
 _TABLES = """
 CREATE TABLE feature (
     id INTEGER PRIMARY KEY, site INTEGER NOT NULL, fired INTEGER NOT NULL, peak REAL NOT NULL);
@@ -293,10 +300,11 @@ def check_labels(old: Path, about: StoreAbout) -> None:
     """Make sure that a store about ``about`` may take the place of the one at ``old``.
 
     Raises:
-        FeatureStoreError: there are labels that it could not keep: they are of another replacement
-            model, or nothing says of which.
+        FeatureStoreError: what is there is no store, or there are labels that it could
+            not keep: they are of another replacement model, or nothing says of which.
         FeatureLabelError: they cannot be read.
     """
+    _check_replaceable(old)
     if not (old / LABELS).is_file():
         return
     labels = FeatureLabels(old)
@@ -317,6 +325,22 @@ def check_labels(old: Path, about: StoreAbout) -> None:
             f"The labels in {old} would be lost",
             why,
             f"Move {LABELS} elsewhere, or choose another folder",
+        )
+
+
+def _check_replaceable(place: Path) -> None:
+    """Refuse to take the place of anything but a store, whole or not: all of it would be gone."""
+    if not place.is_dir():
+        others = [place.name] if place.exists() or place.is_symlink() else []
+    else:
+        with explain_write_errors(place):
+            names = sorted(entry.name for entry in place.iterdir())
+        others = [name for name in names if not _OF_STORES.fullmatch(name)]
+    if others:
+        raise FeatureStoreError(
+            f"{place} is in use",
+            f"what is there is no feature store ({others[0]}), and would be lost",
+            "Choose a folder that is new or empty",
         )
 
 
