@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from attention_studio.utils.errors import Cancelled
 from attention_studio.utils.files import (
@@ -64,6 +67,23 @@ def test_disk_full_keeps_old_file(
     assert str(path) in str(caught.value)
     assert read_json(path) == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_safetensors_tells_a_full_disk_in_words(tmp_path: Path) -> None:
+    told = "Error while serializing: I/O error: No space left on device (os error 28)"
+    target = tmp_path / "g.safetensors"
+    with pytest.raises(FileWriteError, match="disk is full"), atomic_write(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise SafetensorError(told)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SafetensorError), atomic_write(target):
+        raise SafetensorError("not of the system")
+
+
+def test_what_safetensors_cannot_write_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "none" / "g.safetensors"
+    with pytest.raises(FileWriteError, match=r"g\.safetensors"), explain_write_errors(target):
+        save_file({"a": np.zeros(3, np.float32)}, target)
 
 
 def test_really_full_device() -> None:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -18,11 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
+from safetensors import SafetensorError
+
 from attention_studio.utils.errors import StudioError
 from attention_studio.utils.progress import WorkContext
 
 _TEMP_MARK = ".part-"
 _CHUNK = 1 << 20
+_OS_ERROR = re.compile(r"\(os error (\d{1,6})\)")
 
 
 class FileWriteError(StudioError):
@@ -125,11 +129,20 @@ def flush_files(folder: Path) -> None:
 
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn the ``OSError`` of a failed write into a ``FileWriteError`` that names ``path``."""
+    """Turn the ``OSError`` of a failed write into a ``FileWriteError`` that names ``path``.
+
+    What safetensors raises instead tells the system's error in its text, as "(os error 28)".
+    """
     try:
         yield
     except OSError as error:
         raise _write_error(path, error) from error
+    except SafetensorError as error:
+        found = _OS_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise _write_error(path, OSError(number, os.strerror(number))) from error
 
 
 def write_json_atomic(path: Path, value: Any, max_bytes: Optional[int] = None) -> None:
