@@ -12,13 +12,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the program.
 
     Returns:
-        0 done, 1 failed, 2 wrong usage.
+        0 done, 1 failed, 2 wrong usage, 130 stopped at once by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] != "app":
-        from attention_studio import cli
+        try:
+            from attention_studio import cli
 
-        return cli.main(arguments)
+            return cli.main(arguments)
+        except KeyboardInterrupt:  # before the work began, or for the second time
+            sys.stderr.write("\nattention-studio: Stopped at once, as asked.\n")
+            return 130
     return _open_window(arguments[1:])
 
 

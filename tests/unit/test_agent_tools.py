@@ -103,7 +103,7 @@ def test_errors_of_tools_are_told_and_surprises_are_not_hidden() -> None:
         raise StudioError("There is no such feature", "layer 3 has 10", "Ask for another")
 
     assert call(Toolbox([tool(refuse)]), '{"layer": 3}') == (
-        "There is no such feature. layer 3 has 10. Ask for another.",
+        "There is no such feature: layer 3 has 10. Ask for another.",
         True,
     )
 

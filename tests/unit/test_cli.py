@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -37,7 +40,7 @@ def test_layers_that_make_no_sense_are_usage_errors(text: str) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (StudioError("It broke", "of age", "buy another"), 1, "It broke. of age. buy another."),
+        (StudioError("It broke", "of age", "buy another"), 1, "It broke: of age. Buy another."),
         (cli.UsageError("Not so"), 2, "Not so."),
         (Cancelled(), 1, "Stopped"),
         (ZeroDivisionError("by zero"), 1, "Something went wrong inside"),
@@ -152,3 +155,58 @@ def test_the_first_cancel_may_end_work_in_good_order() -> None:
     ctx.cancel()
     with pytest.raises(Cancelled):
         ctx.check()
+
+
+@pytest.mark.parametrize("words", [("doctor",), ("doctor", "--json"), ("attribute", "--help")])
+def test_a_reader_that_has_seen_enough_is_no_failure(words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head -1` leaves it, only sooner
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "attention_studio", *words],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert ended.returncode == 0
+    assert "Traceback" not in ended.stderr
+    assert "BrokenPipe" not in ended.stderr
+
+
+def test_progress_that_nobody_reads_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        ctx = cli.ConsoleContext(quiet=False)
+        ctx.progress(0, 10, "Working")
+        ctx.progress(1, 10, "Going on")
+
+
+@pytest.mark.parametrize(
+    ("what", "why", "todo", "line"),
+    [
+        ("It broke", "it is old", "buy another", "It broke: it is old. Buy another."),
+        ("It broke", "Is a directory", "", "It broke. Is a directory."),
+        ("It broke", "", "k_latents = 3 would do", "It broke. k_latents = 3 would do."),
+    ],
+)
+def test_an_error_reads_as_sentences(what: str, why: str, todo: str, line: str) -> None:
+    assert str(StudioError(what, why, todo)) == line
+
+
+def test_a_second_ctrl_c_ends_at_once_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from attention_studio import __main__
+
+    def interrupted(*_: object) -> cli.Report:
+        """Is interrupted."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "doctor", interrupted)
+    assert __main__.main(["doctor"]) == 130
+    assert "Stopped at once" in capsys.readouterr().err

@@ -135,7 +135,7 @@ class TestWords:
         values = np.array([0, 0, 0, 3], dtype=np.float32)
         looks = np.array([0, 2.5, 0, 0.5], dtype=np.float32)
         fires = [Example(tokens, values, 3, sequence=n, looks_at=looks) for n in range(12)]
-        assert "Looks back at ' Dallas'" in explain_page(made_page(fires)).sentence
+        assert "; looks back at ' Dallas'" in explain_page(made_page(fires)).sentence
 
     def test_every_statement_has_evidence_that_is_there(self) -> None:
         fires, silent = made_texts(RULES["two kinds"], 40, 0)

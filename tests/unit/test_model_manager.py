@@ -420,6 +420,11 @@ def test_empty_prompt(text: str) -> None:
         tiny_loaded("llama").encode(text)
 
 
+def test_a_prompt_of_bytes_that_are_no_utf8_is_refused() -> None:
+    with pytest.raises(StudioError, match="no UTF-8"):
+        tiny_loaded("llama").encode(b"a\xff".decode("utf-8", "surrogateescape"))
+
+
 def test_prompt_longer_than_the_context() -> None:
     loaded = tiny_loaded("llama")
     assert len(loaded.encode("the" + " cat" * 62)) == 64

@@ -123,6 +123,17 @@ def test_nonsense_names(
         sources.resolve(name)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "folder/notes.json"])
+def test_a_file_that_is_here_is_not_looked_for_on_the_hub(
+    name: str, sources: ModelSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).write_text("no model")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownModelError, match=r"neither a folder nor a \.gguf file"):
+        sources.resolve(name)
+
+
 def test_near_miss_is_suggested(sources: ModelSources) -> None:
     with pytest.raises(UnknownModelError, match="smollm2-135m"):
         sources.resolve("smollm2 135m")

@@ -68,11 +68,11 @@ def explain_page(
     else:
         sentences.append("No tokens, contexts or places tell where it fires")
     if looks:
-        sentences.append(f"Looks back at {quoted(looks)}")
+        sentences.append(f"looks back at {quoted(looks)}")
     if says:
-        sentences.append(f"The next token is often {quoted(says)}, which it raises")
+        sentences.append(f"the next token is often {quoted(says)}, which it raises")
     elif page.promoted:
-        sentences.append(f"Raises {quoted([token for token, _ in page.promoted[:3]])}")
+        sentences.append(f"raises {quoted([token for token, _ in page.promoted[:3]])}")
     sentence = "; ".join(part for part in sentences if part) + "."
     return Explanation(
         feature=name,

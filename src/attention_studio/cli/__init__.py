@@ -27,6 +27,7 @@ from attention_studio.cli.console import (
     UsageError,
     not_negative,
     positive,
+    say,
 )
 from attention_studio.cli.dashboards import add_dashboards
 from attention_studio.cli.describing import add_describe_words, describe
@@ -65,6 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as e:  # argparse has printed help (0) or what is wrong (2)
+        say("", sys.stdout)
         return int(e.code or 0)
     try:
         settings = load_settings()
@@ -111,14 +113,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         )
     ctx.finish()
     if printed is not None:
-        print(printed)
+        say(f"{printed}\n", sys.stdout)
     return 0
 
 
 def _failed(message: str, as_json: bool) -> int:
-    print(f"attention-studio: {message}", file=sys.stderr)
+    say(f"attention-studio: {message}\n", sys.stderr)
     if as_json:
-        print(json.dumps({"error": message}))
+        say(json.dumps({"error": message}) + "\n", sys.stdout)
     return 1
 
 

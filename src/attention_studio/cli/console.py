@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, TextIO, Union
 
 from attention_studio.utils.config import Settings
 from attention_studio.utils.errors import StudioError
@@ -64,17 +65,28 @@ class ConsoleContext(WorkContext):
             return
         self._last, self._text = now, stage
         share = f" {100 * done / total:3.0f}%" if total else ""
-        if self._terminal:
-            sys.stderr.write(f"\r\033[K{text}{share}")
-        else:
-            sys.stderr.write(f"{text}{share}\n")
-        sys.stderr.flush()
+        say(f"\r\033[K{text}{share}" if self._terminal else f"{text}{share}\n", sys.stderr)
 
     def finish(self) -> None:
         """Clear the progress line."""
         if self._terminal and self._text:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+            say("\r\033[K", sys.stderr)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Write ``text`` and whatever waits to be written; nothing more once nobody reads the stream.
+
+    A reader that has seen enough (``| head -1``) is no failure: the work goes on, and what it
+    writes afterwards goes nowhere.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        # Python flushes once more as it ends, and what is buffered can only be written somewhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def model_manager(settings: Settings) -> ModelManager:

@@ -117,7 +117,8 @@ def search(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleContex
         + (f"  {one['label']}" if one["label"] else "")
         for one in found
     ]
-    return Report({"features": found}, lines or ["No feature fits"])
+    heads = [f"{'feature':>12} {'density':>8} {'largest':>9}  promotes"]
+    return Report({"features": found}, heads + lines if lines else ["No feature fits"])
 
 
 def export(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleContext) -> Report:
@@ -153,7 +154,9 @@ def import_(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleConte
     with _opened(arguments.out) as store:
         data, lines = _about(found.about, store)
     data |= {"n_pages": found.n_pages, "notes": list(found.notes), "out": str(out)}
-    return Report(data, [*lines, *(f"  {note}" for note in found.notes), f"Saved in {out}"])
+    # What the files lack is said of the store, too.
+    told = dict.fromkeys([*lines, *(f"  {note}" for note in found.notes)])
+    return Report(data, [*told, f"Saved in {out}"])
 
 
 def _belonging(arguments: argparse.Namespace) -> Belonging:

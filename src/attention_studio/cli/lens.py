@@ -72,7 +72,10 @@ def attention(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleCon
         for head in ranked[: arguments.top_k]
     ]
     if not ranked:
-        lines.append("  No head has this figure on this prompt.")
+        lines.append(
+            "  No head has this figure on this prompt: no token comes twice, or there are too few. "
+            "Take a prompt that repeats something, or another figure (induction_probe needs none)."
+        )
     for head in wanted:
         lines += _pattern_lines(view, head)
     return Report(data, lines)

@@ -91,10 +91,11 @@ def attribute(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleCon
     }
     scores = graph.scores
     outputs = ", ".join(_output_words(graph, int(node)) for node in np.flatnonzero(graph.start))
+    untraced = data["n_features_untraced"]
+    traced = f" ({graph.n_features - untraced:,} traced)" if untraced else ""
     lines = [
         f"{graph.prompt!r} -> {outputs}",
-        f"  {data['n_tokens']} tokens, {graph.n_features:,} active features "
-        f"({graph.n_features - data['n_features_untraced']:,} traced), "
+        f"  {data['n_tokens']} tokens, {graph.n_features:,} active features{traced}, "
         f"{data['n_nodes']:,} nodes, {data['n_edges']:,} edges in {graph.seconds:.1f} s",
         f"  pruned to {len(pruned.node_ids)} nodes and {len(pruned.edge_weight)} edges",
         f"  replacement score {scores.replacement:.3f}, completeness {scores.completeness:.3f}, "

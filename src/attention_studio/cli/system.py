@@ -116,7 +116,7 @@ def models(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleContex
     }
     fits = "fits" if estimate.fits else "does not fit"
     lines = [
-        f"{description.name} ({description.family}), from {description.source}",
+        f"{description.name} ({description.family}), {_origin(description.source)}",
         f"  {description.n_parameters / 1e6:,.0f} M parameters, {description.n_layers} layers, "
         f"width {description.d_model}, {description.n_heads} heads",
         f"  vocabulary {description.vocab_size:,}, context {description.context_length:,}",
@@ -124,6 +124,10 @@ def models(arguments: argparse.Namespace, settings: Settings, ctx: ConsoleContex
         f"{estimate.available / GIB:.2f} GiB are free: it {fits}",
     ]
     return Report(data, lines)
+
+
+def _origin(source: str) -> str:
+    return source if source.startswith("comes with ") else f"from {source}"
 
 
 def _devices() -> list[str]:

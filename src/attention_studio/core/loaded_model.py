@@ -24,6 +24,10 @@ class EmptyPromptError(StudioError):
     """The prompt has no text."""
 
 
+class PromptTextError(StudioError):
+    """The prompt has what no text has."""
+
+
 class PromptTooLongError(StudioError):
     """The prompt has more tokens than the context or the memory allows."""
 
@@ -172,10 +176,15 @@ class LoadedModel:
 
         Raises:
             EmptyPromptError: ``text`` is empty or white space.
+            PromptTextError: ``text`` has halves of characters, as bytes become that are no UTF-8.
             PromptTooLongError: more tokens than the context has, or than memory has room for.
         """
         if not text.strip():
             raise EmptyPromptError("The prompt is empty", "", "Type some text")
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise PromptTextError(
+                "The prompt is no text", "it has bytes that are no UTF-8", "Type it again"
+            )
         ids = [int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
         start = self.start_token_id
         if start is not None and ids[:1] != [start]:

@@ -175,7 +175,9 @@ class ModelSources:
             return _resolved(built_in)
         path = Path(name).expanduser() if name else Path("-")
         looks_local = name.startswith((".", "~")) or path.is_absolute() or "\\" in name
-        if looks_local or path.suffix.lower() == ".gguf" or (path / "config.json").is_file():
+        # A file that is here, whatever it is, was meant: the hub is not to hear of its name.
+        is_here = (path / "config.json").is_file() or path.is_file()
+        if looks_local or path.suffix.lower() == ".gguf" or is_here:
             return self._local(path, path.name, allow_remote_code)
         if is_hub_id(name):
             return ResolvedModel(name, SourceKind.HUB, name, None, allow_remote_code)

@@ -454,13 +454,13 @@ class _Making:
         return tuple(words for there, words in told if not there)
 
     def _notes(self, about: StoreAbout) -> Iterator[str]:
-        yield f"The files do not say {', '.join(about.lacks)}"
+        yield f"The files it is from do not say {', '.join(about.lacks)}"
         if not about.counted:
             yield "Of how many tokens densities are is not known"
         if about.anonymous:
             yield "Nothing says which weights the pages are of: modules and numbers are compared"
         if self._n_other:
-            yield f"{self._n_other:,} files are nothing that is read here"
+            yield f"Files without pages about features, left out: {self._n_other:,}"
 
 
 def dictionary_name(about: StoreAbout, site: Site) -> str:

@@ -117,7 +117,7 @@ class FeatureFiles:
                 raise FeatureFileError(f"{path} cannot be read", str(error)) from error
             self.done = before + size
             if not found:
-                self.n_other += 1
+                self.n_other += path.name != NOTE
                 if path in chosen:
                     raise refused(path.name, "it has no pages about features in it")
 
