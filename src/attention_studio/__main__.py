@@ -36,7 +36,8 @@ def _open_window(arguments: Sequence[str]) -> int:
     )
     from attention_studio.utils.errors import StudioError
 
-    if not has_display():
+    asks_for_help = bool({"-h", "--help"} & set(arguments))
+    if not has_display() and not asks_for_help:
         _tell("There is no display here, so no window can be opened.")
         return 1
     # Where Qt cannot load its plugin for X11 or reach the server it ends the process: ask before.

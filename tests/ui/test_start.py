@@ -265,3 +265,12 @@ def test_a_picture_on_the_clipboard_does_not_crash_on_leaving(tmp_path: Path) ->
         tmp_path,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_help_needs_no_display(tmp_path: Path) -> None:
+    nowhere = {"QT_QPA_PLATFORM": "", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    for words, status, says in ((["--help"], 0, "--workspace"), ([], 1, "no display")):
+        code = "from attention_studio.__main__ import main; raise SystemExit(main({}))"
+        ran = run(code.format(["app", *words]), tmp_path, **nowhere)
+        assert ran.returncode == status
+        assert says in ran.stdout + ran.stderr

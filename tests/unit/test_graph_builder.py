@@ -118,7 +118,7 @@ def test_a_bounded_graph_keeps_the_rows_that_it_traces(graph: AttributionGraph) 
 
 
 def test_a_graph_that_cannot_fit_is_refused_with_a_reason() -> None:
-    with pytest.raises(GraphBudgetError, match="shorten the prompt") as told:
+    with pytest.raises(GraphBudgetError, match="Shorten the prompt") as told:
         GraphBuilder(replacement()).build(PROMPT, GraphSettings(max_gigabytes=1e-6))
     assert told.value.smaller is None
 

@@ -520,7 +520,7 @@ def test_impossible_interventions_are_refused() -> None:
         bound.run([fine], tokens=[100_000])
     with pytest.raises(InterventionError, match="no layer 7 to freeze"):
         bound.run([fine], Freeze("attention", first_layer=7))
-    with pytest.raises(InterventionError, match="give the lower"):
+    with pytest.raises(InterventionError, match="Give the lower"):
         Freeze("attention", first_layer=2, last_layer=1)
     shorter = Edit((here,), "swap", from_prompt="the cat sat")
     with pytest.raises(InterventionError, match="cannot be swapped by position"):

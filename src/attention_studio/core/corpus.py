@@ -340,7 +340,7 @@ def _read_hub(name: str) -> Iterator[TextPiece]:
         raise CorpusError(
             f"hub:{name} needs the datasets package",
             "it is not installed",
-            "pip install 'attention-studio[datasets]'",
+            "Run pip install 'attention-studio[datasets]'",
         ) from error
     try:
         log_outgoing(f"the datasets package reads {repository} from the hub")
